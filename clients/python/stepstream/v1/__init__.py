@@ -1,0 +1,1 @@
+"""Generated from protos/stepstream/v1; do not edit (make gen)."""
