@@ -1,0 +1,74 @@
+"""The HTTP application: statistics and health."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from stepstream_dispatcher.edge.problems import EXCEPTION_HANDLERS, json_response
+from stepstream_dispatcher.engine.stats import Stats
+
+__all__ = ["build_app"]
+
+
+def build_app(
+    stats: Callable[[], Awaitable[Stats]], ready: Callable[[], Awaitable[str | None]]
+) -> Starlette:
+    """Build the application.
+
+    Args:
+        stats: Reads the counters.
+        ready: Says in one upper-case word why calls should not be sent here; None when they may.
+    """
+
+    async def get_stats(_request: Request) -> Response:
+        return json_response(_stats_body(await stats()))
+
+    async def get_health(_request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def get_readiness(_request: Request) -> Response:
+        reason = await ready()
+        if reason is None:
+            return json_response({"status": "ready"})
+        return json_response({"status": "not_ready", "reason": reason}, status=503)
+
+    return Starlette(
+        routes=[
+            Route("/api/stats", get_stats),
+            Route("/healthz", get_health),
+            Route("/readyz", get_readiness),
+        ],
+        exception_handlers=dict(EXCEPTION_HANDLERS),
+    )
+
+
+def _stats_body(stats: Stats) -> dict[str, object]:
+    return {
+        "parallelProcessing": stats.parallel_processing,
+        "isRunning": stats.is_running,
+        "workers": {
+            name: {
+                "processed": worker.processed,
+                "failed": worker.failed,
+                "currentTasks": worker.current_tasks,
+                "isRunning": worker.is_running,
+            }
+            for name, worker in stats.workers.items()
+        },
+        "totals": {
+            "processed": stats.totals.processed,
+            "failed": stats.totals.failed,
+            "currentTasks": stats.totals.current_tasks,
+        },
+        "queue": {
+            "pending": stats.queue.pending,
+            "translating": stats.queue.translating,
+            "verifying": stats.queue.verifying,
+            "reviewing": stats.queue.reviewing,
+        },
+    }

@@ -1,0 +1,247 @@
+"""Group commit: whatever waits goes out in one call, and what conflicts is decided again.
+
+Theory of operation. Callers hand in *proposals*, each a task, its record as last seen, and a fact.
+`decide` turns each into a transition. Two lanes run side by side, one per commit kind; each takes all
+that waits (up to the store's limits), sends one call, and hands the verdicts back. So the cost per step
+falls as load rises, and nothing waits for a timer. A version conflict comes with the newer record, from
+which the same fact is decided again under the same operation id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from stepstream.errors import StepstreamError, StoreUnavailable
+from stepstream_dispatcher.core.facts import Fact
+from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
+from stepstream_dispatcher.core.pipeline import Pipeline
+from stepstream_dispatcher.core.record import TaskRecord, Transition, after
+from stepstream_dispatcher.engine.identity import operation_ids
+from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Store, Verdict
+
+__all__ = ["Committer", "Outcome", "Proposal"]
+
+CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script call holds Redis
+CALL_BYTES_MAX: Final = 1024 * 1024
+TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
+DECISIONS_MAX: Final = 5  # of one fact, before the caller is told that the task is contended
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact about a task whose record is at hand."""
+
+    task_id: str
+    record: TaskRecord
+    fact: Fact
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a proposal."""
+
+    verdict: Verdict | None = None  # None: refused before it reached the store
+    refusal: Refusal | None = None
+    record: TaskRecord | None = None  # as it stands now, where known
+    transition: Transition | None = None  # what was sent last
+
+    @property
+    def applied(self) -> bool:
+        """Whether the fact is recorded, by this call or before."""
+        return self.verdict in (Verdict.APPLIED, Verdict.DUPLICATE)
+
+
+class _Call:
+    """Transitions of one caller, and the future that waits for all their results."""
+
+    __slots__ = ("done", "missing", "results", "transitions")
+
+    def __init__(self, transitions: Sequence[Transition]) -> None:
+        self.transitions = transitions
+        self.results: list[Result | None] = [None] * len(transitions)
+        self.missing = len(transitions)
+        self.done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+
+    def settle(self, index: int, result: Result) -> None:
+        self.results[index] = result
+        self.missing -= 1
+        if not self.missing and not self.done.done():
+            self.done.set_result([result for result in self.results if result is not None])
+
+    def fail(self, error: StepstreamError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class _Lane:
+    """The transitions of one kind that wait for the next call."""
+
+    def __init__(self, kind: CommitKind) -> None:
+        self.kind: CommitKind = kind
+        self.waiting: deque[tuple[_Call, int]] = deque()
+        self.ready = asyncio.Event()
+
+    def put(self, call: _Call) -> None:
+        self.waiting.extend((call, index) for index in range(len(call.transitions)))
+        self.ready.set()
+
+    def take(self) -> list[tuple[_Call, int]]:
+        """As much as one call may carry: in order, one transition per task."""
+        taken: list[tuple[_Call, int]] = []
+        later: list[tuple[_Call, int]] = []
+        tasks: set[str] = set()
+        room = CALL_BYTES_MAX
+        while self.waiting and len(taken) < CALL_TRANSITIONS_MAX:
+            call, index = self.waiting[0]
+            transition = call.transitions[index]
+            size = TRANSITION_BYTES + sum(map(len, transition.data.values()))
+            if taken and size > room:
+                break
+            self.waiting.popleft()
+            if transition.task_id in tasks:
+                later.append((call, index))
+                continue
+            tasks.add(transition.task_id)
+            room -= size
+            taken.append((call, index))
+        self.waiting.extendleft(reversed(later))
+        if not self.waiting:
+            self.ready.clear()
+        return taken
+
+
+class Committer:
+    """Decides facts and commits what follows from them.
+
+    Args:
+        store: Where the records are.
+        pipeline_of: The pipeline of a record, at the version that the task began with.
+        retain_s: How long an ended task is kept.
+        live_max: Live tasks beyond which a creation is FULL.
+        applied: Called with each transition that was applied, before its caller hears of it.
+        rng: Source of jitter.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        store: Store,
+        pipeline_of: Callable[[TaskRecord], Pipeline],
+        retain_s: int,
+        live_max: int,
+        applied: Callable[[Transition], None],
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._pipeline_of = pipeline_of
+        self._retain_s = retain_s
+        self._live_max = live_max
+        self._applied = applied
+        self._rng = rng
+        self._lanes: dict[CommitKind, _Lane] = {
+            "submit": _Lane("submit"),
+            "settle": _Lane("settle"),
+        }
+        self.new_op_id = operation_ids()
+
+    async def run(self) -> None:
+        """Send calls until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes.values():
+                group.create_task(self._run_lane(lane))
+
+    async def create(self, transitions: Sequence[Transition]) -> list[Result]:
+        """Commit creations; one result each, in order.
+
+        Raises:
+            StoreUnavailable: The outcome of all of them is unknown.
+        """
+        return await self._send("submit", transitions)
+
+    async def apply(self, proposals: Sequence[Proposal]) -> list[Outcome]:
+        """Decide and commit proposals; one outcome each, in order.
+
+        Raises:
+            StoreUnavailable: The outcome of those that were sent is unknown.
+        """
+        outcomes: list[Outcome] = [Outcome()] * len(proposals)
+        op_ids = [self.new_op_id() for _ in proposals]
+        open_ones = list(range(len(proposals)))
+        records = [proposal.record for proposal in proposals]
+        for _ in range(DECISIONS_MAX):
+            transitions: list[Transition] = []
+            sent: list[int] = []
+            for index in open_ones:
+                decision = self._decide(proposals[index], records[index], op_ids[index])
+                if isinstance(decision, Refusal):
+                    outcomes[index] = Outcome(refusal=decision, record=records[index])
+                else:
+                    transitions.append(decision)
+                    sent.append(index)
+            if not sent:
+                break
+            results = await self._send("settle", transitions)
+            open_ones = []
+            for index, transition, result in zip(sent, transitions, results, strict=True):
+                outcomes[index] = _outcome(records[index], transition, result)
+                if result.verdict is Verdict.VERSION_CONFLICT and result.record is not None:
+                    records[index] = result.record
+                    open_ones.append(index)
+        return outcomes
+
+    def _decide(self, proposal: Proposal, record: TaskRecord, op_id: str) -> Transition | Refusal:
+        at = Circumstances(
+            task_id=proposal.task_id,
+            pipeline=self._pipeline_of(record),
+            now_ms=self._store.now_ms(),
+            rand=self._rng.random(),
+            op_id=op_id,
+            retain_s=self._retain_s,
+        )
+        return decide(record, proposal.fact, at)
+
+    async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Result]:
+        call = _Call(transitions)
+        self._lanes[kind].put(call)
+        return await call.done
+
+    async def _run_lane(self, lane: _Lane) -> None:
+        while True:
+            await lane.ready.wait()
+            taken = lane.take()
+            error: StepstreamError = StoreUnavailable("the commit was interrupted")
+            results: Sequence[Result | None] = [None] * len(taken)
+            try:
+                results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
+            except CommitFailed as failed:
+                results, error = failed.results, failed
+            except StoreUnavailable as unavailable:
+                error = unavailable
+            finally:
+                self._hand_back(taken, results, error)
+
+    async def _carry_out(self, batch: list[Transition], lane: _Lane) -> list[Result]:
+        return await self._store.commit(batch, kind=lane.kind, live_max=self._live_max)
+
+    def _hand_back(
+        self,
+        taken: Sequence[tuple[_Call, int]],
+        results: Sequence[Result | None],
+        error: StepstreamError,
+    ) -> None:
+        for (call, index), result in zip(taken, results, strict=True):
+            if result is None:
+                call.fail(error)
+                continue
+            if result.verdict is Verdict.APPLIED:
+                self._applied(call.transitions[index])
+            call.settle(index, result)
+
+
+def _outcome(record: TaskRecord, transition: Transition, result: Result) -> Outcome:
+    known = after(record, transition) if result.verdict is Verdict.APPLIED else result.record
+    return Outcome(verdict=result.verdict, record=known, transition=transition)

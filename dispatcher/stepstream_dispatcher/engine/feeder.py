@@ -1,0 +1,327 @@
+"""Feeds workers: reads as many entries as there is credit for, matches, leases, hands out.
+
+Theory of operation. One reader per dispatcher takes entries of one lane at a time, never more than the
+free credit of the sessions that the lane may feed; when all lanes are empty it blocks over those with
+credit, and is woken when a new one gets some. What was read is *in hand* until it is leased, and counts
+against the credit. An entry that is not its record's current one is deleted unseen. An entry that finds
+no room after all is held for a second and then put back uncharged. A step that has taken down two
+workers gets one for itself, which is reserved until it is idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from stepstream_dispatcher.core.assign import Want, assign
+from stepstream_dispatcher.core.facts import Leased, Released, Requeued
+from stepstream_dispatcher.core.lifecycle import runs_alone
+from stepstream_dispatcher.core.record import Stage, TaskRecord
+from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.identity import new_tokens
+from stepstream_dispatcher.engine.sessions import Attempt, Handout, Session, Sessions
+from stepstream_dispatcher.store.port import Entry, Store
+
+__all__ = ["Feeder"]
+
+READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
+ROUNDS_MAX: Final = 4  # rounds of load, match and lease that may overlap
+WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
+SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
+
+
+class _Load(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry with what it names."""
+
+    entry: Entry
+    record: TaskRecord
+    data: dict[str, bytes]
+
+
+class Feeder:
+    """The one reader of all lanes.
+
+    Args:
+        dispatcher_id: Owner of the leases.
+        limit_ms_of: Limit of one attempt of a record.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        store: Store,
+        sessions: Sessions,
+        committer: Committer,
+        dispatcher_id: str,
+        limit_ms_of: Callable[[TaskRecord], int],
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._committer = committer
+        self._dispatcher_id = dispatcher_id
+        self._limit_ms_of = limit_ms_of
+        self._waiting_on: frozenset[str] | None = None
+        self._turn = 0
+        self._stopped = False
+        self.in_hand: dict[str, Entry] = {}  # by entry id: read, and not yet leased
+
+    async def run(self) -> None:
+        """Feed until cancelled."""
+        self.in_hand.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._wake_reader())
+            await self._read_for_ever(group)
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        self._stopped = True
+
+    async def _read_for_ever(self, group: asyncio.TaskGroup) -> None:
+        rounds = asyncio.Semaphore(ROUNDS_MAX)
+        while True:
+            self._sessions.changed.clear()
+            credit = self._credit()
+            if not credit:
+                await self._sessions.changed.wait()
+                continue
+            entries = await self._read(credit) or await self._wait(frozenset(credit))
+            if entries:
+                self.in_hand.update((entry.entry_id, entry) for entry in entries)
+                await rounds.acquire()
+                group.create_task(self._round(entries, rounds, group))
+
+    def _credit(self) -> dict[str, int]:
+        """Free slots by lane, less what is in hand."""
+        if self._stopped:
+            return {}
+        credit: dict[str, int] = {}
+        for offer in self._sessions.offers():
+            for queue in offer.queues:
+                credit[queue] = credit.get(queue, 0) + offer.free
+        in_hand = len(self.in_hand)
+        return {queue: free - in_hand for queue, free in credit.items() if free > in_hand}
+
+    async def _read(self, credit: dict[str, int]) -> list[Entry]:
+        """Take what the next lane with entries has, each lane first in its turn."""
+        queues = sorted(credit)
+        self._turn += 1
+        for offset in range(len(queues)):
+            queue = queues[(self._turn + offset) % len(queues)]
+            entries = await self._store.read(queue, min(credit[queue], READ_MAX))
+            if entries:
+                return entries
+        return []
+
+    async def _wait(self, queues: frozenset[str]) -> list[Entry]:
+        self._waiting_on = queues
+        try:
+            return await self._store.wait(sorted(queues), timeout_s=WAIT_S)
+        finally:
+            self._waiting_on = None
+
+    async def _wake_reader(self) -> None:
+        """End the block when a lane gets credit that it does not wait on."""
+        while True:
+            await self._sessions.moved.wait()
+            self._sessions.moved.clear()
+            if self._waiting_on is not None and not self._credit().keys() <= self._waiting_on:
+                await self._store.wake()
+
+    # --- one round -------------------------------------------------------------------------------
+
+    async def _round(
+        self, entries: list[Entry], rounds: asyncio.Semaphore, group: asyncio.TaskGroup
+    ) -> None:
+        try:
+            loads = await self._load(entries)
+            alone = [load for load in loads if runs_alone(load.record)]
+            for load in alone:
+                group.create_task(self._hand_out_alone(load))
+            left = await self._hand_out([load for load in loads if not runs_alone(load.record)])
+        finally:
+            rounds.release()
+        if left:
+            await self._hold(left)
+
+    async def _load(self, entries: list[Entry]) -> list[_Load]:
+        """Read what the entries name; delete those that are no task's current one."""
+        found = await self._store.load([entry.task_id for entry in entries])
+        loads: list[_Load] = []
+        obsolete: dict[str, list[str]] = {}
+        for entry, (record, data) in zip(entries, found, strict=True):
+            if record is not None and is_current(record, entry):
+                loads.append(_Load(entry=entry, record=record, data=data))
+            else:
+                obsolete.setdefault(entry.queue, []).append(entry.entry_id)
+        for queue, entry_ids in obsolete.items():
+            await self._store.discard(queue, entry_ids)
+            self._drop(entry_ids)
+        return loads
+
+    async def _hand_out(self, loads: list[_Load]) -> list[_Load]:
+        """Lease what finds room; returns the rest."""
+        wants = [Want(queue=load.entry.queue) for load in loads]
+        matches = assign(wants, self._sessions.offers())
+        taken: list[tuple[_Load, Session]] = []
+        left: list[_Load] = []
+        for load, session_id in zip(loads, matches, strict=True):
+            session = self._sessions.get(session_id) if session_id else None
+            if session is None:
+                left.append(load)
+            else:
+                taken.append((load, session))
+        if taken:
+            await self._lease(taken)
+        return left
+
+    async def _lease(self, taken: Sequence[tuple[_Load, Session]]) -> None:
+        attempts = self._reserve(taken)
+        self._drop([load.entry.entry_id for load, _ in taken])
+        proposals = [
+            Proposal(
+                task_id=load.entry.task_id,
+                record=load.record,
+                fact=Leased(
+                    entry=load.entry.entry_id,
+                    token=token,
+                    owner=self._dispatcher_id,
+                    worker=session.hello.worker_name,
+                ),
+            )
+            for (load, session), token in zip(taken, attempts, strict=True)
+        ]
+        outcomes: list[Outcome] = []
+        try:
+            outcomes = await self._committer.apply(proposals)
+        finally:
+            if not outcomes:  # unknown: recovery finds what was leased after all
+                for (_, session), token in zip(taken, attempts, strict=True):
+                    session.attempts.pop(token, None)
+        await self._send(taken, attempts, outcomes)
+
+    def _reserve(self, taken: Sequence[tuple[_Load, Session]]) -> dict[str, Attempt]:
+        """Enter the attempts into their sessions' tables, before anything is awaited."""
+        attempts: dict[str, Attempt] = {}
+        for (load, session), token in zip(taken, new_tokens(len(taken)), strict=True):
+            attempt = Attempt(
+                assignment_id="",
+                task_id=load.entry.task_id,
+                record=load.record,
+                timeout_at=float("inf"),
+                batch=0,
+            )
+            attempts[token] = session.attempts[token] = attempt
+        return attempts
+
+    async def _send(
+        self,
+        taken: Sequence[tuple[_Load, Session]],
+        attempts: dict[str, Attempt],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Put leased attempts into the outboxes, and take back what was not leased."""
+        now = asyncio.get_running_loop().time()
+        orphaned: list[Proposal] = []
+        touched: dict[str, Session] = {}
+        for (load, session), token, outcome in zip(taken, attempts, outcomes, strict=True):
+            attempt = attempts[token]
+            if not outcome.applied or outcome.record is None:
+                session.attempts.pop(token, None)
+                await self._store.discard(load.entry.queue, [load.entry.entry_id])
+                continue
+            attempt.record = outcome.record
+            if session.left or self._sessions.get(session.id) is None:
+                session.attempts.pop(token, None)
+                orphaned.append(_give_back(attempt, token, "the worker left before the hand-out"))
+                continue
+            self._post(session, attempt, load, now)
+            touched[session.id] = session
+        for one in touched.values():
+            one.outbox.notify()
+        self._sessions.stir()
+        if orphaned:
+            await self._committer.apply(orphaned)
+
+    def _post(self, session: Session, attempt: Attempt, load: _Load, now: float) -> None:
+        record = attempt.record
+        timeout_ms = self._limit_ms_of(record)
+        attempt.assignment_id = f"{attempt.task_id}/{record.step}/{record.attempt}"
+        attempt.timeout_at = now + timeout_ms / 1000
+        attempt.leased_at = now
+        session.outbox.handouts.append(
+            Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
+        )
+
+    # --- entries without room --------------------------------------------------------------------
+
+    async def _hold(self, loads: list[_Load]) -> None:
+        """Try again as credit moves, for a second; then put the rest back."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SURPLUS_S
+        try:
+            async with asyncio.timeout_at(until):
+                while loads:
+                    await self._sessions.changed.wait()
+                    loads = await self._hand_out(loads)
+                    await asyncio.sleep(0.01)  # let the reader clear the signal
+        except TimeoutError:
+            await self._put_back(loads)
+
+    async def _put_back(self, loads: list[_Load]) -> None:
+        proposals = [
+            Proposal(
+                task_id=load.entry.task_id,
+                record=load.record,
+                fact=Requeued(entry=load.entry.entry_id, reason="no worker had room"),
+            )
+            for load in loads
+        ]
+        await self._committer.apply(proposals)
+        self._drop([load.entry.entry_id for load in loads])
+
+    async def _hand_out_alone(self, load: _Load) -> None:
+        """Reserve the least busy worker, wait until it is idle, and give it this one."""
+        session = await self._reserve_worker(load.entry.queue)
+        try:
+            while session.attempts or session.settling:
+                await asyncio.sleep(0.02)
+                if self._sessions.get(session.id) is None or session.left:
+                    await self._put_back([load])
+                    return
+            await self._lease([(load, session)])
+            while session.attempts and not session.left:
+                await asyncio.sleep(0.02)
+        finally:
+            session.reserved = False
+            self._sessions.stir()
+
+    async def _reserve_worker(self, queue: str) -> Session:
+        while True:
+            able = [
+                session
+                for session in self._sessions
+                if queue in self._sessions.queues_of(session)
+                and not (session.reserved or session.left)
+            ]
+            if able:
+                session = min(able, key=lambda one: len(one.attempts))
+                session.reserved = True
+                return session
+            await asyncio.sleep(0.05)
+
+    def _drop(self, entry_ids: Sequence[str]) -> None:
+        for entry_id in entry_ids:
+            self.in_hand.pop(entry_id, None)
+
+
+def is_current(record: TaskRecord, entry: Entry) -> bool:
+    """Whether an entry is the one that its task's record waits for."""
+    return record.stage is Stage.QUEUED and record.entry == entry.entry_id
+
+
+def _give_back(attempt: Attempt, token: str, reason: str) -> Proposal:
+    fact = Released(token=token, reason=reason, owner=attempt.record.owner)
+    return Proposal(task_id=attempt.task_id, record=attempt.record, fact=fact)

@@ -1,0 +1,239 @@
+"""Watches over what workers hold: limits, silence, broken streams, and what a heartbeat tells.
+
+All times are monotonic. A stream that breaks keeps its attempts for a short grace, in which the worker
+instance may come back with them; after it, and after the silence limit, they are settled: an attempt
+that the worker had named was running and is *lost*; one that it never named was not received and is
+*released*, uncharged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from stepstream.session import RECONNECT_GRACE_S
+from stepstream_dispatcher.core.facts import Fact, Failed, Lost, Released
+from stepstream_dispatcher.engine.committer import Committer, Proposal
+from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
+from stepstream_dispatcher.store.port import Store
+
+__all__ = ["Leases"]
+
+TICK_S: Final = 0.1  # how late a limit may be noticed
+INTENTS_EVERY_S: Final = 2.0  # how often intents are read again (design 5)
+
+_log = structlog.get_logger(__name__)
+
+
+class Leases:
+    """The watchdog over all sessions.
+
+    Args:
+        dispatcher_id: Owner of the leases.
+        silence_limit_s: A worker that was not heard for this long is given up.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        sessions: Sessions,
+        committer: Committer,
+        dispatcher_id: str,
+        silence_limit_s: float,
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._committer = committer
+        self._dispatcher_id = dispatcher_id
+        self._silence_limit_s = silence_limit_s
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_limits())
+            group.create_task(self._read_intents())
+
+    async def _watch_limits(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = loop.time()
+            for session in self._sessions:
+                if session.broken_at is not None:
+                    if now - session.broken_at >= RECONNECT_GRACE_S:
+                        await self.give_up(session, "its stream broke and it did not come back")
+                elif now - session.heard_at >= self._silence_limit_s:
+                    await self._silent(session)
+                else:
+                    await self._expire(session, now)
+
+    async def _silent(self, session: Session) -> None:
+        """Give up a worker that is connected and says nothing."""
+        session.outbox.closing = True
+        session.outbox.notify()
+        await self.give_up(session, f"silent for {self._silence_limit_s:g} s")
+
+    async def _expire(self, session: Session, now: float) -> None:
+        """Fail the attempts that are beyond their limit, and tell the worker to stop them."""
+        late = {
+            token: attempt
+            for token, attempt in session.attempts.items()
+            if attempt.timeout_at <= now
+        }
+        if not late:
+            return
+        for token, attempt in late.items():
+            session.attempts.pop(token, None)
+            session.cancel(attempt, "TIMEOUT")
+        await self._apply(
+            (attempt, _beyond_limit(token, attempt)) for token, attempt in late.items()
+        )
+        self._sessions.stir()
+
+    # --- the end of a session --------------------------------------------------------------------
+
+    def broke(self, session: Session) -> None:
+        """A stream is gone; its worker may come back with its attempts."""
+        if session.attempts or session.settling:
+            session.broken_at = asyncio.get_running_loop().time()
+            self._sessions.stir()
+        else:
+            self._sessions.remove(session)
+
+    async def worker_drains(self, session: Session) -> None:
+        """A worker takes nothing more; what was not written to it yet is given back."""
+        session.draining = True
+        unsent, session.outbox.handouts = session.outbox.handouts, []
+        tokens = [handout.attempt.record.lease for handout in unsent]
+        await self.forget(session, tokens, "it drains")
+
+    async def give_up(self, session: Session, reason: str) -> None:
+        """Settle everything that a session still holds, and forget it."""
+        self._sessions.remove(session)
+        attempts = dict(session.attempts)
+        session.attempts.clear()
+        waited_s = asyncio.get_running_loop().time() - session.heard_at
+        if session.broken_at is not None:
+            waited_s = asyncio.get_running_loop().time() - session.broken_at
+        if attempts:
+            _log.warning(
+                "worker lost",
+                worker=session.hello.worker_name,
+                attempts=len(attempts),
+                reason=reason,
+            )
+        await self._apply(
+            (attempt, self._gone(session, token, attempt, reason, waited_s))
+            for token, attempt in attempts.items()
+        )
+
+    async def forget(self, session: Session, tokens: Iterable[str], reason: str) -> None:
+        """Settle attempts that the worker holds no more."""
+        gone = {token: session.attempts.pop(token) for token in tokens if token in session.attempts}
+        await self._apply(
+            (attempt, self._gone(session, token, attempt, reason, 0.0))
+            for token, attempt in gone.items()
+        )
+        self._sessions.stir()
+
+    def _gone(
+        self, session: Session, token: str, attempt: Attempt, reason: str, waited_s: float
+    ) -> Fact:
+        worker = session.hello.worker_name
+        if attempt.named:
+            return Lost(
+                token=token,
+                reason=f"worker {worker}: {reason}",
+                owner=self._dispatcher_id,
+                waited_ms=int(waited_s * 1000),
+            )
+        reason = f"never received by worker {worker}"
+        return Released(token=token, reason=reason, owner=self._dispatcher_id)
+
+    async def _apply(self, facts: Iterable[tuple[Attempt, Fact]]) -> None:
+        proposals = [
+            Proposal(task_id=attempt.task_id, record=attempt.record, fact=fact)
+            for attempt, fact in facts
+        ]
+        if proposals:
+            await self._committer.apply(proposals)
+
+    # --- heartbeats and intents ------------------------------------------------------------------
+
+    async def heard(
+        self, session: Session, tokens: Sequence[str], batch_received: int
+    ) -> list[str]:
+        """Take in a heartbeat.
+
+        Args:
+            tokens: Leases of every attempt that the worker says it holds.
+            batch_received: Highest batch number that it received.
+
+        Returns:
+            The leases among `tokens` that are not the worker's any more.
+        """
+        held = set(tokens)
+        for token in held & session.attempts.keys():
+            session.attempts[token].named = True
+        missing = [
+            token
+            for token, attempt in session.attempts.items()
+            if token not in held and 0 < attempt.batch <= batch_received
+        ]
+        if missing:
+            await self.forget(session, missing, "the attempt vanished from its heartbeat")
+        return [
+            token
+            for token in held
+            if token not in session.attempts and token not in session.settling
+        ]
+
+    async def _read_intents(self) -> None:
+        while True:
+            await asyncio.sleep(INTENTS_EVERY_S)
+            await self._look_again()
+
+    async def _look_again(self) -> None:
+        """Compare what has been held for a while with the record."""
+        before = asyncio.get_running_loop().time() - INTENTS_EVERY_S
+        held = [
+            (session, token, attempt)
+            for session in self._sessions
+            for token, attempt in session.attempts.items()
+            if 0 < attempt.leased_at <= before
+        ]
+        records = await self._store.records([attempt.task_id for _, _, attempt in held])
+        for (session, token, attempt), record in zip(held, records, strict=True):
+            if token not in session.attempts:
+                continue
+            if record is None or (record.lease, record.owner) != (token, self._dispatcher_id):
+                session.attempts.pop(token)
+                session.cancel(attempt, "LEASE_LOST")
+                self._sessions.stir()
+            elif record.cancel and not attempt.cancelled:
+                session.cancel(attempt, "REQUESTED")
+
+    def cancel_task(self, task_id: str) -> bool:
+        """Tell the worker that holds a task here to stop it; False if none does."""
+        found = self._sessions.holder_of_task(task_id)
+        if found is None:
+            return False
+        session, attempt = found
+        if not attempt.cancelled:
+            session.cancel(attempt, "REQUESTED")
+        return True
+
+
+def _beyond_limit(token: str, attempt: Attempt) -> Failed:
+    limit_s = attempt.timeout_at - attempt.leased_at
+    return Failed(
+        token=token,
+        code="DEADLINE_EXCEEDED",
+        message=f"attempt {attempt.record.attempt} ran beyond its limit of {limit_s:g} s",
+        retryable=True,
+        reported=False,
+    )

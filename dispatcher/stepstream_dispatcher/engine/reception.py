@@ -1,0 +1,179 @@
+"""Opens worker sessions: checks who comes, and what becomes of the attempts that it brings along."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from stepstream.errors import Draining, ProtocolMismatch, RateLimited
+from stepstream.session import PROTOCOL_VERSION
+from stepstream_dispatcher.core.facts import Adopted
+from stepstream_dispatcher.core.pipeline import Catalog
+from stepstream_dispatcher.core.record import Stage, TaskRecord
+from stepstream_dispatcher.engine.committer import Committer, Proposal
+from stepstream_dispatcher.engine.identity import new_session_id
+from stepstream_dispatcher.engine.leases import Leases
+from stepstream_dispatcher.engine.sessions import Attempt, Hello, Inventory, Session, Sessions
+from stepstream_dispatcher.store.port import Store
+
+__all__ = ["Opened", "Reception"]
+
+SESSIONS_MAX: Final = 5_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was opened, and the answer to its worker."""
+
+    session: Session
+    verdicts: list[tuple[str, str]]  # (assignment id, word of Verdict), in order of the inventory
+    warnings: list[str]
+
+
+class Reception:
+    """Opens sessions until the dispatcher leaves.
+
+    Args:
+        limit_ms_of: Limit of one attempt of a record.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        store: Store,
+        sessions: Sessions,
+        committer: Committer,
+        leases: Leases,
+        catalog: Catalog,
+        dispatcher_id: str,
+        limit_ms_of: Callable[[TaskRecord], int],
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._committer = committer
+        self._leases = leases
+        self._catalog = catalog
+        self._dispatcher_id = dispatcher_id
+        self._limit_ms_of = limit_ms_of
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse new sessions from now on."""
+        self._closed = True
+
+    async def open(self, hello: Hello, *, protocol_version: int) -> Opened:
+        """Open a session, taking over from an older one of the same worker instance.
+
+        Raises:
+            Draining, ProtocolMismatch, RateLimited, StoreUnavailable: See the errors.
+        """
+        self._check(protocol_version)
+        session = Session(new_session_id(), hello, now=asyncio.get_running_loop().time())
+        older = self._sessions.of_instance(hello.instance_id)
+        verdicts = [await self._verdict(session, item, older) for item in hello.inventory]
+        if older is not None:
+            await self._supersede(older)
+        queues, warnings = self._lanes(hello)
+        self._sessions.add(session, queues)
+        _log.info(
+            "worker registered",
+            worker=hello.worker_name,
+            session=session.id,
+            slots=hello.max_in_flight,
+            brought=len(hello.inventory),
+        )
+        for warning in warnings:
+            _log.warning(warning, worker=hello.worker_name)
+        return Opened(session=session, verdicts=verdicts, warnings=warnings)
+
+    def _check(self, protocol_version: int) -> None:
+        if self._closed:
+            raise Draining("this dispatcher is leaving", retry_after_s=0.2)
+        if protocol_version != PROTOCOL_VERSION:
+            words = f"protocol version {protocol_version} is not served, only {PROTOCOL_VERSION}"
+            raise ProtocolMismatch(words)
+        if len(self._sessions) >= SESSIONS_MAX:
+            raise RateLimited(f"{SESSIONS_MAX} workers are connected", retry_after_s=1.0)
+
+    def _lanes(self, hello: Hello) -> tuple[frozenset[str], list[str]]:
+        """The lanes that it may be fed from: those of which it serves every step type."""
+        fed: set[str] = set()
+        warnings: list[str] = []
+        for queue in sorted(hello.queues):
+            wanted = self._catalog.step_types(queue)
+            missing = wanted - hello.step_types
+            if not wanted:
+                warnings.append(f"queue {queue!r} belongs to no pipeline of this dispatcher")
+            elif missing:
+                words = ", ".join(sorted(missing))
+                warnings.append(f"not fed from queue {queue!r}: it does not serve step {words}")
+            else:
+                fed.add(queue)
+        return frozenset(fed), warnings
+
+    async def _supersede(self, older: Session) -> None:
+        """End the older stream of the instance; what it did not bring along is gone."""
+        older.outbox.superseded = True
+        older.outbox.notify()
+        await self._leases.give_up(older, "its newer stream did not bring it along")
+
+    # --- inventory -------------------------------------------------------------------------------
+
+    async def _verdict(
+        self, session: Session, item: Inventory, older: Session | None
+    ) -> tuple[str, str]:
+        kept = self._carry_over(session, item, older) or await self._adopt(session, item)
+        if item.settled:
+            return item.assignment_id, "RESEND"
+        return item.assignment_id, "KEEP" if kept else "ABANDON"
+
+    def _carry_over(self, session: Session, item: Inventory, older: Session | None) -> bool:
+        """Move an attempt from the instance's older session here."""
+        attempt = older.attempts.pop(item.lease_token, None) if older else None
+        if attempt is None:
+            return False
+        attempt.named = True
+        session.attempts[item.lease_token] = attempt
+        return True
+
+    async def _adopt(self, session: Session, item: Inventory) -> bool:
+        """Answer for an attempt that another dispatcher, or this one before, handed out."""
+        task_id = item.assignment_id.partition("/")[0]
+        (record,) = await self._store.records([task_id])
+        if record is None or record.stage is not Stage.LEASED or record.lease != item.lease_token:
+            return False
+        attempt = self._enter(session, item, task_id, record)
+        if record.owner == self._dispatcher_id:
+            return True
+        fact = Adopted(
+            token=item.lease_token, owner=self._dispatcher_id, worker=session.hello.worker_name
+        )
+        proposal = Proposal(task_id=task_id, record=record, fact=fact)
+        (outcome,) = await self._committer.apply([proposal])
+        if outcome.applied and outcome.record is not None:
+            attempt.record = outcome.record
+            return True
+        session.attempts.pop(item.lease_token, None)
+        return False
+
+    def _enter(
+        self, session: Session, item: Inventory, task_id: str, record: TaskRecord
+    ) -> Attempt:
+        now = asyncio.get_running_loop().time()
+        began = now - item.elapsed_s
+        attempt = Attempt(
+            assignment_id=item.assignment_id,
+            task_id=task_id,
+            record=record,
+            timeout_at=began + self._limit_ms_of(record) / 1000,
+            batch=0,
+            named=True,
+            leased_at=began,
+        )
+        session.attempts[item.lease_token] = attempt
+        return attempt

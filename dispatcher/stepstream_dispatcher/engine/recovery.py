@@ -1,0 +1,188 @@
+"""Finds work that nobody does: of a dead dispatcher, and of this one's own past.
+
+Entries that a dispatcher took are pending under its name until they are settled, so the pending lists
+say all there is to find. For each entry the record tells what to do: not its task's current entry:
+delete it; queued: queue it again under a new entry; leased by a dispatcher that is gone, and brought
+back by no worker: release it, uncharged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import structlog
+
+from stepstream.session import RECONNECT_GRACE_S
+from stepstream_dispatcher.core.facts import Fact, Released, Requeued
+from stepstream_dispatcher.core.record import Stage, TaskRecord
+from stepstream_dispatcher.engine.committer import Committer, Proposal
+from stepstream_dispatcher.engine.feeder import Feeder
+from stepstream_dispatcher.engine.sessions import Sessions
+from stepstream_dispatcher.store.port import Entry, Store
+
+__all__ = ["Recovery"]
+
+EVERY_S: Final = 0.5  # a sweep of one's own pending list; short, since most of it is on the table
+BEAT_EVERY_S: Final = 2.0
+PAGE: Final = 256
+
+_log = structlog.get_logger(__name__)
+
+
+class Recovery:
+    """Sweeps the pending lists.
+
+    Args:
+        dispatcher_id: This dispatcher.
+        silence_limit_s: A dispatcher that has not beaten for this long is dead. Nobody is taken over
+            for as long after the store was away, since then nobody could beat.
+        lanes: Names of all lanes.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        store: Store,
+        sessions: Sessions,
+        committer: Committer,
+        feeder: Feeder,
+        dispatcher_id: str,
+        silence_limit_s: float,
+        lanes: Sequence[str],
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._committer = committer
+        self._feeder = feeder
+        self._dispatcher_id = dispatcher_id
+        self._silence_limit_s = silence_limit_s
+        self._lanes = lanes
+        self._orphan_since: dict[str, float] = {}  # lease token -> monotonic, when first seen
+        self._quiet_until = 0.0
+
+    async def run(self) -> None:
+        """Beat and sweep until cancelled."""
+        self._orphan_since.clear()
+        self._quiet_until = asyncio.get_running_loop().time() + self._silence_limit_s
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat())
+            group.create_task(self._sweep_own())
+            group.create_task(self._sweep_dead())
+
+    async def _beat(self) -> None:
+        while True:
+            await self._store.beat()
+            await asyncio.sleep(BEAT_EVERY_S)
+
+    async def _sweep_own(self) -> None:
+        while True:
+            await self.sweep_own()
+            await asyncio.sleep(EVERY_S)
+
+    async def sweep_own(self) -> None:
+        """Settle entries that this dispatcher took and neither holds nor is about to lease."""
+        seen: set[str] = set()
+        async for entries in self._pending(self._dispatcher_id):
+            idle = [entry for entry in entries if entry.entry_id not in self._busy_entries()]
+            if idle:
+                await self._settle_own(idle, seen)
+        self._orphan_since = {
+            token: since for token, since in self._orphan_since.items() if token in seen
+        }
+
+    async def _settle_own(self, entries: list[Entry], seen: set[str]) -> None:
+        records = await self._store.records([entry.task_id for entry in entries])
+        busy = self._busy_entries()  # again: the reads took time
+        proposals: list[Proposal] = []
+        for entry, record in zip(entries, records, strict=True):
+            if entry.entry_id in busy:
+                continue
+            if record is None or record.entry != entry.entry_id:
+                await self._store.discard(entry.queue, [entry.entry_id])
+            elif fact := self._own_fact(record, entry, seen):
+                proposals.append(Proposal(task_id=entry.task_id, record=record, fact=fact))
+        await self._apply(proposals, self._dispatcher_id)
+
+    def _own_fact(self, record: TaskRecord, entry: Entry, seen: set[str]) -> Fact | None:
+        if record.stage is Stage.QUEUED:
+            return Requeued(entry=entry.entry_id, reason="taken and not leased")
+        if record.owner != self._dispatcher_id or self._sessions.holds(record.lease):
+            return None
+        now = asyncio.get_running_loop().time()
+        seen.add(record.lease)
+        since = self._orphan_since.setdefault(record.lease, now)
+        if now - since < RECONNECT_GRACE_S:
+            return None
+        return Released(
+            token=record.lease,
+            reason="the dispatcher restarted and no worker came back with it",
+            owner=self._dispatcher_id,
+        )
+
+    def _busy_entries(self) -> set[str]:
+        """Entries in hand, on a table, or being settled."""
+        busy = set(self._feeder.in_hand)
+        for session in self._sessions:
+            busy.update(attempt.record.entry for attempt in session.attempts.values())
+            busy.update(attempt.record.entry for attempt in session.settling.values())
+        return busy
+
+    # --- others ----------------------------------------------------------------------------------
+
+    async def _sweep_dead(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(BEAT_EVERY_S / 2)
+            if loop.time() >= self._quiet_until:
+                await self.sweep_dead()
+
+    async def sweep_dead(self) -> None:
+        """Take over what dead dispatchers have left."""
+        limit_ms = self._silence_limit_s * 1000
+        for dispatcher_id, silent_ms in (await self._store.dispatchers()).items():
+            if dispatcher_id != self._dispatcher_id and silent_ms >= limit_ms:
+                left = await self._take_over(dispatcher_id)
+                if not left:
+                    await self._store.forget_dispatcher(dispatcher_id)
+
+    async def _take_over(self, dead: str) -> int:
+        """Settle what a dead dispatcher has pending; returns how many entries others hold."""
+        left = 0
+        async for entries in self._pending(dead):
+            records = await self._store.records([entry.task_id for entry in entries])
+            proposals: list[Proposal] = []
+            for entry, record in zip(entries, records, strict=True):
+                if record is None or record.entry != entry.entry_id:
+                    await self._store.discard(entry.queue, [entry.entry_id])
+                elif fact := _dead_fact(record, entry, dead):
+                    proposals.append(Proposal(task_id=entry.task_id, record=record, fact=fact))
+                else:
+                    left += 1
+            await self._apply(proposals, dead)
+        return left
+
+    async def _apply(self, proposals: list[Proposal], of: str) -> None:
+        if proposals:
+            _log.warning("work taken over", dispatcher=of, attempts=len(proposals))
+            await self._committer.apply(proposals)
+
+    async def _pending(self, consumer: str) -> AsyncIterator[list[Entry]]:
+        for queue in self._lanes:
+            after = ""
+            while True:
+                page = await self._store.pending(queue, consumer=consumer, after=after, count=PAGE)
+                if page:
+                    yield page
+                if len(page) < PAGE:
+                    break
+                after = page[-1].entry_id
+
+
+def _dead_fact(record: TaskRecord, entry: Entry, dead: str) -> Fact | None:
+    if record.stage is Stage.QUEUED:
+        return Requeued(entry=entry.entry_id, reason=f"dispatcher {dead} is gone")
+    if record.owner == dead:
+        return Released(token=record.lease, reason=f"dispatcher {dead} is gone", owner=dead)
+    return None

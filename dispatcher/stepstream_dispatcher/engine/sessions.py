@@ -1,0 +1,247 @@
+"""Worker sessions: who is connected, how much room each has, and what it holds.
+
+The table of a session is the dispatcher's own count of what a worker has been given: an attempt enters
+it when an entry is matched, and leaves it when its result is received. Free credit is the worker's
+`max_in_flight` less the table, absolute at every instant, so nothing can leak. What follows from a
+frame is decided here without waiting; what must be recorded goes to `settling`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from stepstream_dispatcher.core.assign import Offer
+from stepstream_dispatcher.core.record import TaskRecord
+
+__all__ = [
+    "Attempt",
+    "Handout",
+    "Hello",
+    "Inventory",
+    "Outbox",
+    "ReceiptWord",
+    "Session",
+    "Sessions",
+]
+
+RECEIPTS_MAX: Final = 10_000  # receipts that may wait for a worker that does not read
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker said in Register."""
+
+    worker_name: str
+    instance_id: str
+    sdk: str
+    queues: frozenset[str]
+    step_types: frozenset[str]
+    max_in_flight: int
+    max_message_bytes: int
+    inventory: tuple[Inventory, ...] = ()
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that a worker brought along."""
+
+    assignment_id: str
+    lease_token: str
+    elapsed_s: float
+    settled: bool
+
+
+class Attempt(msgspec.Struct, kw_only=True, eq=False):
+    """One row of a session's table."""
+
+    assignment_id: str
+    task_id: str
+    record: TaskRecord  # as of its lease or adoption
+    timeout_at: float  # monotonic, when the attempt is beyond its limit
+    batch: int  # number of the batch that carried it
+    named: bool = False  # whether any frame of the worker has named it
+    cancelled: bool = False  # whether the worker was told to stop it
+    leased_at: float = 0.0  # monotonic
+
+
+class Handout(msgspec.Struct, frozen=True, kw_only=True):
+    """An assignment on its way out."""
+
+    attempt: Attempt
+    timeout_ms: int
+    data: dict[str, bytes]  # fields of task:data
+
+
+class ReceiptWord(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one result; `status` is a word of ReceiptStatus."""
+
+    assignment_id: str
+    lease_token: str
+    status: str
+    message: str = ""
+
+
+class CancelWord(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt to stop; `reason` is a word of CancelReason."""
+
+    assignment_id: str
+    reason: str
+
+
+class Outbox:
+    """What waits to be written to one worker; one writer takes all of it at once.
+
+    Bounded by the worker's credit (handouts, cancels) and by `RECEIPTS_MAX`: the reader of the stream
+    waits in `room` before it takes another frame.
+    """
+
+    def __init__(self) -> None:
+        self.handouts: list[Handout] = []
+        self.receipts: list[ReceiptWord] = []
+        self.cancels: list[CancelWord] = []
+        self.not_owned: list[str] | None = None  # a HeartbeatAck is due, with these
+        self.drain = ""  # reason of a DispatcherDrain that is due
+        self.closing = False  # the dispatcher ends the stream once all is written
+        self.half_closed = False  # the worker will say nothing more
+        self.superseded = False  # the instance has opened a newer stream
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not (self.handouts or self.receipts or self.cancels or self.drain) and (
+            self.not_owned is None
+        )
+
+    def notify(self) -> None:
+        """Wake the writer."""
+        if len(self.receipts) >= RECEIPTS_MAX:
+            self._room.clear()
+        self._filled.set()
+
+    async def filled(self) -> None:
+        """Wait until there is something to write, or the outbox closes."""
+        await self._filled.wait()
+        self._filled.clear()
+
+    async def room(self) -> None:
+        """Wait while too many receipts are unread."""
+        await self._room.wait()
+
+    def emptied(self) -> None:
+        """The writer took the receipts."""
+        self._room.set()
+
+
+class Session:
+    """One stream of one worker instance."""
+
+    def __init__(self, session_id: str, hello: Hello, *, now: float) -> None:
+        self.id = session_id
+        self.hello = hello
+        self.max_in_flight = hello.max_in_flight
+        self.attempts: dict[str, Attempt] = {}  # by lease token
+        self.settling: dict[str, Attempt] = {}  # results received, not yet recorded
+        self.outbox = Outbox()
+        self.draining = False
+        self.broken_at: float | None = None  # monotonic, once its stream is gone
+        self.reserved = False  # kept free for an attempt that runs alone
+        self.heard_at = now
+        self.opened_at = now
+        self.batches = 0
+
+    @property
+    def left(self) -> bool:
+        """Whether it takes nothing more: it drains, or its stream is gone."""
+        return self.draining or self.broken_at is not None
+
+    @property
+    def free(self) -> int:
+        """Attempts that it takes now."""
+        if self.reserved or self.left:
+            return 0
+        return max(0, self.max_in_flight - len(self.attempts))
+
+    def offer(self, queues: frozenset[str]) -> Offer:
+        """Its offer for a round of assignment."""
+        return Offer(session_id=self.id, queues=queues, free=self.free, held=len(self.attempts))
+
+    def cancel(self, attempt: Attempt, reason: str) -> None:
+        """Tell the worker to stop an attempt."""
+        attempt.cancelled = True
+        self.outbox.cancels.append(CancelWord(assignment_id=attempt.assignment_id, reason=reason))
+        self.outbox.notify()
+
+
+class Sessions:
+    """All sessions of this dispatcher."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Session] = {}
+        self._queues: dict[str, frozenset[str]] = {}  # lanes that a session may be fed from
+        self.changed = asyncio.Event()  # credit or membership moved: the feeder looks again
+        self.moved = asyncio.Event()  # the same, for whoever wakes the feeder
+
+    def stir(self) -> None:
+        """Say that credit or membership moved."""
+        self.changed.set()
+        self.moved.set()
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, session_id: str) -> Session | None:
+        """The session of that id, if it is still open."""
+        return self._by_id.get(session_id)
+
+    def of_instance(self, instance_id: str) -> Session | None:
+        """The open session of a worker instance."""
+        return next((s for s in self if s.hello.instance_id == instance_id), None)
+
+    def queues_of(self, session: Session) -> frozenset[str]:
+        """The lanes that a session may be fed from."""
+        return self._queues.get(session.id, frozenset())
+
+    def add(self, session: Session, queues: Iterable[str]) -> None:
+        """Open a session that may be fed from `queues`."""
+        self._by_id[session.id] = session
+        self._queues[session.id] = frozenset(queues)
+        self.stir()
+
+    def remove(self, session: Session) -> None:
+        """Close a session. Idempotent."""
+        self._by_id.pop(session.id, None)
+        self._queues.pop(session.id, None)
+        self.stir()
+
+    def offers(self) -> list[Offer]:
+        """The offers of all sessions with room."""
+        offers = (s.offer(self._queues[s.id]) for s in self._by_id.values())
+        return [offer for offer in offers if offer.free > 0]
+
+    def holder(self, token: str) -> tuple[Session, Attempt] | None:
+        """Who holds a lease here."""
+        for session in self._by_id.values():
+            attempt = session.attempts.get(token)
+            if attempt is not None:
+                return session, attempt
+        return None
+
+    def holds(self, token: str) -> bool:
+        """Whether a lease is held, or being settled, by any session here."""
+        return any(token in s.attempts or token in s.settling for s in self._by_id.values())
+
+    def holder_of_task(self, task_id: str) -> tuple[Session, Attempt] | None:
+        """Who holds an attempt of a task here."""
+        for session in self._by_id.values():
+            for attempt in session.attempts.values():
+                if attempt.task_id == task_id:
+                    return session, attempt
+        return None

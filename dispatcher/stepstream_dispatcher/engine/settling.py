@@ -1,0 +1,181 @@
+"""Takes what workers say about attempts to the record, and answers with receipts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
+from stepstream_dispatcher.core.lifecycle import Refusal
+from stepstream_dispatcher.core.record import TaskRecord
+from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.sessions import Attempt, ReceiptWord, Session, Sessions
+from stepstream_dispatcher.store.port import Store, Verdict
+
+__all__ = ["Held", "Settlement", "Settling"]
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker says that an attempt ended."""
+
+    assignment_id: str
+    lease_token: str
+    fact: Fact
+    refused: str = ""  # why it can't be recorded as it is; the fact is then a failure
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that a heartbeat names."""
+
+    lease_token: str
+    progress: float | None
+    note: str
+
+
+class Settling:
+    """Records settlements and progress."""
+
+    def __init__(self, *, store: Store, sessions: Sessions, committer: Committer) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._committer = committer
+        # As long as the attempts out with workers: a report's slots are its own.
+        self._received: asyncio.Queue[tuple[Session, Sequence[Settlement]]] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Record what is received, many reports side by side, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                session, settlements = await self._received.get()
+                group.create_task(self._record_and_answer(session, settlements))
+
+    def receive(self, session: Session, settlements: Sequence[Settlement]) -> None:
+        """Take settled attempts off the table at once, so that their slots are free.
+
+        Their receipts come to the session's outbox once they are recorded.
+        """
+        for settlement in settlements:
+            attempt = session.attempts.pop(settlement.lease_token, None)
+            if attempt is not None:
+                session.settling[settlement.lease_token] = attempt
+        self._received.put_nowait((session, settlements))
+        self._sessions.stir()
+
+    async def _record_and_answer(self, session: Session, settlements: Sequence[Settlement]) -> None:
+        try:
+            receipts = await self._record(session, settlements)
+        except StoreUnavailable:
+            receipts = [self._keep(session, settlement) for settlement in settlements]
+        for settlement in settlements:
+            session.settling.pop(settlement.lease_token, None)
+        session.outbox.receipts.extend(receipts)
+        session.outbox.notify()
+
+    async def _record(
+        self, session: Session, settlements: Sequence[Settlement]
+    ) -> list[ReceiptWord]:
+        records = await self._records(session, settlements)
+        known = [
+            (settlement, record)
+            for settlement, record in zip(settlements, records, strict=True)
+            if record is not None
+        ]
+        proposals = [
+            Proposal(task_id=_task_of(settlement), record=record, fact=settlement.fact)
+            for settlement, record in known
+        ]
+        outcomes = iter(await self._committer.apply(proposals)) if proposals else iter(())
+        return [
+            _receipt(settlement, "UNKNOWN")
+            if record is None
+            else await self._answer(settlement, next(outcomes))
+            for settlement, record in zip(settlements, records, strict=True)
+        ]
+
+    async def _records(
+        self, session: Session, settlements: Sequence[Settlement]
+    ) -> list[TaskRecord | None]:
+        """The records: from the table where the attempt was on it, else from the store."""
+        records: list[TaskRecord | None] = []
+        for settlement in settlements:
+            attempt = session.settling.get(settlement.lease_token)
+            if attempt is not None:
+                records.append(attempt.record)
+            else:
+                records.extend(await self._store.records([_task_of(settlement)]))
+        return records
+
+    async def _answer(self, settlement: Settlement, outcome: Outcome) -> ReceiptWord:
+        if outcome.verdict is Verdict.APPLIED:
+            if settlement.refused:
+                return _receipt(settlement, "INVALID", settlement.refused)
+            return _receipt(settlement, "ACCEPTED")
+        if outcome.verdict is Verdict.DUPLICATE:
+            return _receipt(settlement, "DUPLICATE")
+        if outcome.verdict is Verdict.NOT_FOUND:
+            return _receipt(settlement, "UNKNOWN")
+        if outcome.refusal is Refusal.UNKNOWN_OUTCOME and outcome.record is not None:
+            return await self._fail_unknown_outcome(settlement, outcome.record)
+        return await self._stale(settlement)
+
+    async def _stale(self, settlement: Settlement) -> ReceiptWord:
+        """Tell a result that was recorded before from one whose lease somebody else holds."""
+        task_id, step, _ = settlement.assignment_id.split("/", 2)
+        token = await self._store.settled(task_id, step)
+        status = "DUPLICATE" if token == settlement.lease_token else "STALE_LEASE"
+        return _receipt(settlement, status)
+
+    async def _fail_unknown_outcome(
+        self, settlement: Settlement, record: TaskRecord
+    ) -> ReceiptWord:
+        outcome = settlement.fact.outcome if isinstance(settlement.fact, Completed) else ""
+        words = f"step {record.step} has no outcome {outcome[:64]!r} in pipeline {record.pipeline}"
+        fact = Failed(
+            token=settlement.lease_token, code="UNKNOWN_OUTCOME", message=words, retryable=False
+        )
+        await self._committer.apply(
+            [Proposal(task_id=_task_of(settlement), record=record, fact=fact)]
+        )
+        return _receipt(settlement, "INVALID", words)
+
+    def _keep(self, session: Session, settlement: Settlement) -> ReceiptWord:
+        """Not durable yet: the attempt is on the table again until the worker resends."""
+        attempt = session.settling.get(settlement.lease_token)
+        if attempt is not None:
+            session.attempts[settlement.lease_token] = attempt
+        return _receipt(settlement, "RETRY_LATER")
+
+    async def progress(self, session: Session, held: Sequence[Held]) -> None:
+        """Record how far attempts are. Best effort: the next heartbeat says more."""
+        proposals = [
+            _progress_of(attempt, one, one.progress)
+            for one in held
+            if one.progress is not None
+            and (attempt := session.attempts.get(one.lease_token)) is not None
+        ]
+        if proposals:
+            try:
+                await self._committer.apply(proposals)
+            except StoreUnavailable:
+                return
+
+
+def _progress_of(attempt: Attempt, held: Held, progress: float) -> Proposal:
+    fact = Progressed(token=held.lease_token, progress=progress, note=held.note)
+    return Proposal(task_id=attempt.task_id, record=attempt.record, fact=fact)
+
+
+def _task_of(settlement: Settlement) -> str:
+    return settlement.assignment_id.split("/", 1)[0]
+
+
+def _receipt(settlement: Settlement, status: str, message: str = "") -> ReceiptWord:
+    return ReceiptWord(
+        assignment_id=settlement.assignment_id,
+        lease_token=settlement.lease_token,
+        status=status,
+        message=message,
+    )

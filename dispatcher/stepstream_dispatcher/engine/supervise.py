@@ -1,0 +1,116 @@
+"""Keeps a loop of the engine running: the one place where a loop's errors are caught.
+
+A failure is counted, logged and followed by a back-off that doubles from 0.1 to 5 s, of which a
+random half to whole is waited. A loop that ran longer than the longest back-off has recovered: the
+back-off starts anew, and so does the report of an outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn, Protocol
+
+import structlog
+
+from stepstream.errors import StoreUnavailable
+
+__all__ = ["Clock", "LoopHealth", "supervise"]
+
+_BACKOFF_MIN_S: Final = 0.1
+_BACKOFF_MAX_S: Final = 5.0
+
+log = structlog.get_logger()
+
+
+class Clock(Protocol):
+    """Time as a loop sees it."""
+
+    def time(self) -> float:
+        """Return monotonic seconds."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class _LoopClock:
+    def time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass(slots=True)
+class LoopHealth:
+    """How a supervised loop fares; changed by `supervise` alone."""
+
+    failures: int = 0  # since the process began
+    in_a_row: int = 0  # since it last recovered
+    last_error: str = ""  # of the latest failure, also after it recovered
+    outage: bool = False  # the store did not answer when it ran last
+
+
+async def supervise(
+    name: str,
+    run: Callable[[], Awaitable[None]],
+    *,
+    health: LoopHealth | None = None,
+    clock: Clock | None = None,
+    rand: Callable[[], float] = random.random,
+) -> NoReturn:
+    """Run `run` again and again until it is cancelled.
+
+    Args:
+        name: Of the loop, for the log.
+        run: One pass of the loop, or the loop itself; a pass that returns has recovered.
+        health: Where to count, for whoever reports it.
+        clock: The event loop's unless given.
+        rand: A random number, 0 to 1.
+    """
+    state = health or LoopHealth()
+    clock = clock or _LoopClock()
+    while True:
+        began = clock.time()
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001 - a loop outlives whatever one pass of it meets
+            if clock.time() - began > _BACKOFF_MAX_S:
+                _recovered(name, state)
+            _failed(name, state, error)
+            await clock.sleep(_backoff_s(state.in_a_row, rand()))
+        else:
+            _recovered(name, state)
+            await clock.sleep(0)
+
+
+def _recovered(name: str, state: LoopHealth) -> None:
+    if state.in_a_row:
+        log.info("loop.recovered", loop=name, failures=state.in_a_row)
+    state.in_a_row = 0
+    state.outage = False
+
+
+def _failed(name: str, state: LoopHealth, error: Exception) -> None:
+    state.failures += 1
+    state.in_a_row += 1
+    state.last_error = f"{type(error).__name__}: {error}"
+    outage = _is_outage(error)
+    if not outage:
+        log.error("loop.failed", loop=name, failures=state.in_a_row, exc_info=error)
+    elif not state.outage:
+        log.warning("loop.store_unavailable", loop=name, error=str(error))
+    state.outage = outage
+
+
+def _is_outage(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_outage(inner) for inner in error.exceptions)
+    return isinstance(error, StoreUnavailable)
+
+
+def _backoff_s(failures: int, rand: float) -> float:
+    whole: float = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(failures, 16))
+    return max(_BACKOFF_MIN_S, whole * (1 + rand) / 2)

@@ -1,0 +1,48 @@
+"""The shipped pipelines, and the files that a user adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError, load
+
+__all__ = ["read_pipelines"]
+
+_SHIPPED: Final = ("translation.toml",)
+
+
+def read_pipelines(paths: Iterable[Path] = ()) -> list[Pipeline]:
+    """Read the shipped pipelines and those of the given files.
+
+    A file may replace a shipped pipeline by name; two files may not define the same one.
+
+    Raises:
+        PipelineError: A file cannot be read or is wrong, as `file:line: words`.
+    """
+    shipped = resources.files(__name__)
+    pipelines = {
+        each.name: each
+        for name in _SHIPPED
+        for each in load(name, shipped.joinpath(name).read_text(encoding="utf-8"))
+    }
+    return list((pipelines | _read_files(paths)).values())
+
+
+def _read_files(paths: Iterable[Path]) -> dict[str, Pipeline]:
+    pipelines: dict[str, Pipeline] = {}
+    for path in paths:
+        for pipeline in load(str(path), _read_text(path)):
+            if pipeline.name in pipelines:
+                raise PipelineError(f"{path}:1: a second pipeline named {pipeline.name!r}")
+            pipelines[pipeline.name] = pipeline
+    return pipelines
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise PipelineError(f"{path}:1: cannot be read: {error}") from error

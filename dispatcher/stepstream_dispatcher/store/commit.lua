@@ -1,0 +1,132 @@
+-- stepstream/commit version 1
+--
+-- Purpose: guard and carry out up to 256 transitions, each by itself. Python decides; this guards and moves.
+-- KEYS   1 counts, 2 index, 3 delayed, 4 ended; then record, data and history of each transition in
+--        turn; then lanes, state sets and workers, which transitions name by position (0: none).
+-- ARGV   1 consumer group, 2 channel of events, 3 most live tasks (0: no limit), 4 count of transitions;
+--        then one MessagePack array for each, its elements in the order of the locals of `apply`:
+--        fields are flat and all text, times are Unix ms, retention is in seconds; then bytes, which
+--        the unpacker does not take: of each transition, from where it says, the event as published,
+--        the event as kept, and the values of `names`.
+-- Reply  Redis TIME in s and the us within it; then for each transition a word: APPLIED, DUPLICATE,
+--        STALE_LEASE, NOT_FOUND or FULL, or a pair {VERSION_CONFLICT or DUPLICATE, record} or
+--        {ERROR, message}.
+-- Effect guards first, then this order, so that a prefix is harmless: lane, data, record, the rest.
+--        A transition that fails half-way is answered ERROR and leaves the others whole.
+-- Cost   about 6 commands for each transition, and 2 for each lane, 1 for each count and worker a call.
+
+local call, unpack, find = redis.call, unpack, string.find
+local group, channel, live_max = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local HISTORY_MAX, OP_ID_LENGTH, OPS_LENGTH, WORKER_KEPT_S = 1000, 8, 64, 600
+local acks, counts, tallies = {}, {}, {}
+local live = live_max > 0 and tonumber(call('HGET', KEYS[1], 'live') or 0) or 0
+
+local function add(totals, key, change)
+  totals[key] = (totals[key] or 0) + change
+end
+
+local function is_kept(ops, op_id)
+  local at = find(ops, op_id, 1, true)
+  while at and (at - 1) % OP_ID_LENGTH ~= 0 do
+    at = find(ops, op_id, at + 1, true)
+  end
+  return at
+end
+
+local function refusal(record, now, expected, lease, settling, op_id, touch)
+  local version, held, ops, settled_by = unpack(now, 1, 4)
+  if not version then
+    return expected == '0' and (live_max == 0 or live < live_max) and 'NEW'
+      or expected == '0' and 'FULL' or 'NOT_FOUND'
+  elseif not touch and (settling ~= '' and settled_by == lease or is_kept(ops or '', op_id)) then
+    return expected == '0' and { 'DUPLICATE', call('HGETALL', record) } or 'DUPLICATE'
+  elseif lease ~= '' and held ~= lease then
+    return 'STALE_LEASE'
+  elseif not touch and version ~= expected then
+    return { 'VERSION_CONFLICT', call('HGETALL', record) }
+  end
+end
+
+local function apply(at, packed)
+  local record, data, history = KEYS[at], KEYS[at + 1], KEYS[at + 2]
+  local task_id, op_id, expected, lease, settling, touch, fields, names, ack_lane, ack_id, lane, step,
+    due, left, entered, left_set, entered_set, since, live_change, retries, retain_s, expires, ended,
+    worker, tally, created, bytes = unpack(cmsgpack.unpack(packed), 1, 27)
+
+  local now = call('HMGET', record, 'version', 'lease', 'ops', settling)
+  local refused = refusal(record, now, expected, lease, settling, op_id, touch)
+  if refused and refused ~= 'NEW' then return refused end
+
+  local size = #fields
+  if touch then
+    call('HSET', record, unpack(fields))
+    call('PUBLISH', channel, ARGV[bytes])
+    return 'APPLIED'
+  elseif settling ~= '' then
+    fields[size + 1], fields[size + 2] = settling, lease
+  else
+    fields[size + 1], fields[size + 2] = 'ops', string.sub((now[3] or '') .. op_id, -OPS_LENGTH)
+  end
+  if lane > 0 then
+    fields[size + 3] = 'entry'
+    fields[size + 4] = call('XADD', KEYS[lane], '*', 'task', task_id, 'step', step)
+  end
+  for i = 1, #names do call('HSET', data, names[i], ARGV[bytes + 1 + i]) end
+  call('HSET', record, unpack(fields))
+  if call('RPUSH', history, ARGV[bytes + 1]) > HISTORY_MAX then
+    call('LTRIM', history, -HISTORY_MAX, -1)
+  end
+  call('PUBLISH', channel, ARGV[bytes])
+  if ack_lane > 0 then
+    local ids = acks[ack_lane] or {}
+    acks[ack_lane], ids[#ids + 1] = ids, ack_id
+  end
+  if due == 'no' then call('ZREM', KEYS[3], task_id)
+  elseif due ~= '' then call('ZADD', KEYS[3], due, task_id) end
+  if refused == 'NEW' then call('ZADD', KEYS[2], created, task_id) end
+  if left ~= entered then
+    if left ~= '' then add(counts, left, -1) end
+    if entered ~= '' then add(counts, entered, 1) end
+    if left_set > 0 then call('ZREM', KEYS[left_set], task_id) end
+    if entered_set > 0 then call('ZADD', KEYS[entered_set], since, task_id) end
+  end
+  if live_change ~= 0 then
+    add(counts, 'live', live_change)
+    live = live + live_change
+  end
+  if retries > 0 then add(counts, 'retries', retries) end
+  if retain_s > 0 then
+    for key = at, at + 2 do call('EXPIRE', KEYS[key], retain_s) end
+    call('ZADD', KEYS[4], expires, ended)
+  elseif retain_s < 0 then
+    for key = at, at + 2 do call('PERSIST', KEYS[key]) end
+    call('ZREM', KEYS[4], ended)
+  end
+  if worker > 0 then
+    tallies[worker] = tallies[worker] or {}
+    add(tallies[worker], tally, 1)
+  end
+  return 'APPLIED'
+end
+
+local time = call('TIME')
+local reply = { time[1], time[2] }
+for i = 1, tonumber(ARGV[4]) do
+  local done, answer = pcall(apply, 3 * i + 2, ARGV[i + 4])
+  reply[i + 2] = done and answer or { 'ERROR', type(answer) == 'table' and answer.err or answer }
+end
+for lane, ids in pairs(acks) do
+  call('XACK', KEYS[lane], group, unpack(ids))
+  call('XDEL', KEYS[lane], unpack(ids))
+end
+for name, change in pairs(counts) do
+  if change ~= 0 then call('HINCRBY', KEYS[1], name, change) end
+end
+for worker, changes in pairs(tallies) do
+  for name, change in pairs(changes) do
+    if call('HINCRBY', KEYS[worker], name, change) == change then
+      call('EXPIRE', KEYS[worker], WORKER_KEPT_S)
+    end
+  end
+end
+return reply

@@ -1,0 +1,66 @@
+"""The names of all Redis keys and channels; no other module spells one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["DEFAULT_QUEUE", "GROUP", "Keys"]
+
+GROUP: Final = "task:processors"  # the consumer group on every lane; a consumer is a dispatcher id
+DEFAULT_QUEUE: Final = "default"  # the queue whose lane has the plain name
+
+
+class Keys:
+    """Builds the names of one partition.
+
+    Args:
+        prefix: Stands before every name; empty by default.
+        partition: 0 has the plain names; n puts them into the hash slot of `{n}`.
+    """
+
+    def __init__(self, prefix: str = "", *, partition: int = 0) -> None:
+        self._base = prefix + (f"{{{partition}}}:" if partition else "")
+        self._record = f"{self._base}task:record:"
+        self._data = f"{self._base}task:data:"
+        self._history = f"{self._base}task:history:"
+        self.index: Final = self._named("index")  # sorted set: all tasks by creation
+        self.count: Final = self._named("count")  # hash: tasks by state, `live`, `retries`
+        self.delayed: Final = self._named("delayed")  # sorted set: tasks by due time
+        self.ended: Final = self._named("ended")  # sorted set: "state id" by time of expiry
+        self.dispatchers: Final = self._named("dispatchers")  # sorted set: by last beat
+        self.workers: Final = self._named("workers")  # sorted set: worker names by last save
+        self.paused: Final = self._named("paused")  # paused queues
+        self.pipelines: Final = self._named("pipelines")  # hash: definitions by "name@version"
+        self.events: Final = self._named("events")  # channel of all events
+
+    def stream(self, queue: str) -> str:
+        """The lane of a queue."""
+        lane = self._named("stream")
+        return lane if queue == DEFAULT_QUEUE else f"{lane}:{queue}"
+
+    def record(self, task_id: str) -> str:
+        """The hash with the truth about a task."""
+        return self._record + task_id
+
+    def data(self, task_id: str) -> str:
+        """The hash with a task's big values."""
+        return self._data + task_id
+
+    def history(self, task_id: str) -> str:
+        """The list of a task's events."""
+        return self._history + task_id
+
+    def state(self, state: str) -> str:
+        """The sorted set of the tasks that wait in a state, by since when."""
+        return self._named(f"state:{state}")
+
+    def worker(self, name: str) -> str:
+        """The hash about a worker, counters included."""
+        return self._named(f"worker:{name}")
+
+    def dispatcher(self, dispatcher_id: str) -> str:
+        """The channel of intents for one dispatcher."""
+        return self._named(f"dispatcher:{dispatcher_id}")
+
+    def _named(self, name: str) -> str:
+        return f"{self._base}task:{name}"

@@ -1,0 +1,237 @@
+"""The seam to storage: what the engine asks of a store, and nothing more.
+
+Two stores exist, Redis and SQLite; tests/contract holds both to this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from enum import Enum
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from stepstream.errors import InternalError, StoreUnavailable
+from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
+
+__all__ = [
+    "CommitFailed",
+    "CommitKind",
+    "Durability",
+    "Entry",
+    "IndexPage",
+    "Result",
+    "Signal",
+    "Store",
+    "StoreRefused",
+    "StoreUnreachable",
+    "Verdict",
+]
+
+CommitKind: TypeAlias = Literal["submit", "settle"]
+Durability: TypeAlias = Literal["AOF_1S", "AOF_SYNC", "LOCAL", "VOLATILE"]
+
+
+class Verdict(str, Enum):
+    """What became of one transition."""
+
+    APPLIED = "APPLIED"
+    DUPLICATE = "DUPLICATE"  # this very change was made before
+    VERSION_CONFLICT = "VERSION_CONFLICT"  # decide again from the record that comes with it
+    STALE_LEASE = "STALE_LEASE"  # the lease token is not the record's
+    NOT_FOUND = "NOT_FOUND"  # no record
+    FULL = "FULL"  # too many live tasks, or no memory (kind "submit" only)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Verdict on one transition, with the record where deciding again needs it."""
+
+    verdict: Verdict
+    record: TaskRecord | None = None  # VERSION_CONFLICT, and DUPLICATE of a creation
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry of a lane."""
+
+    queue: str
+    entry_id: str
+    task_id: str
+    step: str
+
+
+class IndexPage(msgspec.Struct, frozen=True):
+    """A page of task ids, newest first."""
+
+    task_ids: list[str]
+    next_cursor: str  # empty on the last page
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Something heard from another process: a doorbell, never the truth."""
+
+    kind: Literal["event", "intent", "resync"]  # resync: messages may have been missed
+    task_id: str = ""  # of an event
+    event: Event | None = None  # of another process
+    payload: bytes = b""  # the intent
+
+
+class StoreRefused(ValueError):
+    """The server must not be used as it is configured; the operator changes it."""
+
+
+class StoreUnreachable(StoreUnavailable):
+    """No byte of the call reached a socket, so that none of it can have happened."""
+
+
+class CommitFailed(InternalError):
+    """The store could not carry out some transitions; the others were.
+
+    Args:
+        message: What the store said about the first that failed.
+        results: One for each transition, in order; None for those that failed.
+    """
+
+    def __init__(self, message: str, results: Sequence[Result | None]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
+class Store(Protocol):
+    """All that is kept outside a process. Every method may raise StoreUnavailable."""
+
+    async def open(self) -> None:
+        """Connect and check the server (version, eviction policy).
+
+        Raises:
+            StoreRefused: The server could lose tasks as it is; the message says what to change.
+        """
+
+    async def close(self) -> None:
+        """Let go of every connection. Idempotent."""
+
+    async def ping(self) -> None:
+        """Return when the store answers."""
+
+    async def durability(self) -> Durability:
+        """Read what an applied commit survives.
+
+        AOF_SYNC: a crash of the server's host. AOF_1S: all but its last 2 s. LOCAL: a crash of this
+        process. VOLATILE: nothing, or nobody knows.
+        """
+
+    def now_ms(self) -> int:
+        """Unix milliseconds by the store's own clock, extrapolated by the monotonic clock."""
+
+    async def commit(
+        self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int = 0
+    ) -> list[Result]:
+        """Carry out transitions, each by itself; one result each, in order.
+
+        Args:
+            transitions: 1 to 256, at most one per task, about 1 MiB in all.
+            kind: "submit" is refused (FULL) when Redis is out of memory; "settle" is not.
+            live_max: creations are FULL beyond this many live tasks; 0: no limit.
+
+        Atomicity: all guards and writes of a call happen at one instant.
+        Idempotence: a call whose answer was lost may be repeated as it is; the store does so itself
+            for 5 s. A caller that is cancelled does not stop it.
+
+        Raises:
+            CommitFailed: The store could not carry out some of them; it has the other results.
+            StoreUnreachable: Nothing was carried out.
+            StoreUnavailable: Nobody knows what was carried out.
+        """
+
+    async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
+        """Read records, in order; None where there is none."""
+
+    async def data(self, task_ids: Sequence[str]) -> list[dict[str, bytes]]:
+        """Read all data fields of tasks, in order; empty where there are none."""
+
+    async def load(
+        self, task_ids: Sequence[str]
+    ) -> list[tuple[TaskRecord | None, dict[str, bytes]]]:
+        """Read records with all their data fields in one go, in order."""
+
+    async def settled(self, task_id: str, step: str) -> str:
+        """The lease token by which a worker settled a step last; empty when none did."""
+
+    async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
+        """Store definitions by "name@version" for as long as tasks may need them."""
+
+    async def pipelines(self) -> dict[str, bytes]:
+        """Read all kept definitions by "name@version"."""
+
+    async def history(self, task_id: str, *, after: int) -> list[Event]:
+        """Read the kept events with a sequence greater than `after`, oldest first."""
+
+    async def index(self, *, cursor: str, count: int) -> IndexPage:
+        """Page through all tasks, newest first. `cursor` is empty for the first page."""
+
+    async def waiting(self, state: str, *, cursor: str, count: int) -> IndexPage:
+        """Page through tasks in `scheduled`, `human_review` or `failed`, latest first."""
+
+    async def counts(self) -> dict[str, int]:
+        """Read how many tasks are in each state, and `live` and `retries`."""
+
+    async def oldest_ms(self, state: str) -> int | None:
+        """When the oldest task of `scheduled`, `human_review` or `failed` entered it; else None."""
+
+    # --- lanes -----------------------------------------------------------------------------------
+
+    async def ensure_lanes(self, queues: Sequence[str]) -> None:
+        """Create the lanes and their group from the beginning where they are missing."""
+
+    async def read(self, queue: str, count: int) -> list[Entry]:
+        """Take up to `count` new entries of one lane without waiting; they become pending."""
+
+    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
+        """Wait for one new entry of any lane; empty at the time limit or after `wake`."""
+
+    async def wake(self) -> None:
+        """End a `wait` of this process now, if there is one."""
+
+    async def pending(self, queue: str, *, consumer: str, after: str, count: int) -> list[Entry]:
+        """List entries that a consumer has taken and not settled, with ids after `after`.
+
+        Entries whose body is gone have an empty task id.
+        """
+
+    async def discard(self, queue: str, entry_ids: Sequence[str]) -> None:
+        """Acknowledge and delete entries that are no task's current one."""
+
+    # --- time ------------------------------------------------------------------------------------
+
+    async def due(self, *, limit: int) -> tuple[list[str], int | None]:
+        """Task ids due by now, and when the next one after them is due (Unix ms, or None)."""
+
+    # --- processes -------------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """Say that this dispatcher lives, and read the store's clock."""
+
+    async def dispatchers(self) -> dict[str, int]:
+        """Dispatchers that have ever beaten, with the milliseconds since their last beat."""
+
+    async def forget_dispatcher(self, dispatcher_id: str) -> None:
+        """Take a dispatcher (with nothing pending) out of the list and of the groups."""
+
+    async def save_worker(self, name: str, fields: Mapping[str, str | int]) -> None:
+        """Write what is known about a worker: a flat mapping. Counters are left alone."""
+
+    async def workers(self) -> dict[str, dict[str, str]]:
+        """Everything known about the workers seen in the last 10 minutes, counters included."""
+
+    async def notify(self, dispatcher_id: str, payload: bytes) -> None:
+        """Tell another dispatcher that an intent of its concern was stored."""
+
+    def signals(self, *, events: bool) -> AsyncGenerator[Signal, None]:
+        """Listen for intents, and for the events of other processes while `events` is set."""
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    async def trim(self, *, results_max: int, limit: int) -> int:
+        """Drop expired tasks from the index, and ended ones beyond `results_max`, oldest first.
+
+        Returns how many were dropped, at most `limit`.
+        """

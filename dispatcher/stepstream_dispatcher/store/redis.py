@@ -1,0 +1,279 @@
+"""The store on Redis 7.0 or Valkey 7.2 and later: the parts joined into one Store.
+
+Theory of operation. A task's record is the truth; lanes, sets and counts are indexes beside it. All
+change of tasks goes through commit.lua, one round trip for many tasks. Four kinds of connections are
+kept apart, so that none waits for another: commits, the rest, the one blocking reader, and listeners.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from redis import exceptions as redis_errors
+from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
+from stepstream_dispatcher.store.keys import Keys
+from stepstream_dispatcher.store.port import (
+    CommitKind,
+    Durability,
+    Entry,
+    IndexPage,
+    Result,
+    Signal,
+    StoreUnreachable,
+)
+from stepstream_dispatcher.store.redis_checks import check_server, read_durability
+from stepstream_dispatcher.store.redis_commit import RedisCommits
+from stepstream_dispatcher.store.redis_lanes import RedisLanes
+from stepstream_dispatcher.store.redis_link import LOST, Link, StoreClock
+from stepstream_dispatcher.store.redis_reads import RedisReads
+from stepstream_dispatcher.store.redis_registry import RedisRegistry
+from stepstream_dispatcher.store.redis_scripts import TRIM
+from stepstream_dispatcher.store.redis_signals import RedisSignals
+
+__all__ = ["RedisStore"]
+
+COMMIT_CONNECTIONS_MAX: Final = 4  # Redis carries out one script at a time; more only queue there
+OTHER_CONNECTIONS_MAX: Final = 8
+PING_TIMEOUT_S: Final = 1.0
+TRIM_TASKS_MAX: Final = 500  # a call of trim.lua; bounds how long it holds Redis
+
+T = TypeVar("T")
+
+
+class RedisStore:
+    """Everything that is kept outside the process, in Redis.
+
+    Args:
+        url: redis://, rediss:// or unix://.
+        dispatcher_id: This process: the consumer of the lanes, and who beats and publishes.
+        prefix: Stands before every key.
+        partition: Number of the partition, see Keys.
+        allow_eviction: Use the server even if it may silently drop tasks when it is full.
+        monotonic: Clock of this host, seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        dispatcher_id: str,
+        prefix: str = "",
+        partition: int = 0,
+        allow_eviction: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.keys: Final = Keys(prefix, partition=partition)
+        self.warnings: list[str] = []  # what `open` could not check, in words
+        self._allow_eviction = allow_eviction
+        self._clock = StoreClock(monotonic)
+        name = f"stepstream-{dispatcher_id}"
+        self._committing = Link(url, connections_max=COMMIT_CONNECTIONS_MAX, name=f"{name}-commit")
+        self._link = Link(url, connections_max=OTHER_CONNECTIONS_MAX, name=name)
+        self._commits = RedisCommits(
+            self._committing, self.keys, self._clock, dispatcher_id=dispatcher_id
+        )
+        self._registry = RedisRegistry(
+            self._link, self.keys, self._clock, dispatcher_id=dispatcher_id
+        )
+        self._reads = RedisReads(self._link, self.keys)
+        self._lanes = RedisLanes(self._link, self.keys, consumer=dispatcher_id)
+        self._signals = RedisSignals(self._link, self.keys, dispatcher_id=dispatcher_id)
+        self._flights: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """See Store.open. What could not be checked is in `warnings`."""
+        self.warnings = await check_server(self._link, allow_eviction=self._allow_eviction)
+        await self._registry.read_clock()
+
+    async def close(self) -> None:
+        """See Store.close. Commits in flight are waited for; they end within 5 s."""
+        if self._flights:
+            await asyncio.wait(self._flights)
+        await self._lanes.close()
+        await self._committing.close()
+        await self._link.close()
+
+    async def ping(self) -> None:
+        """Return when the store answers on a fresh connection, within a second.
+
+        Raises:
+            StoreUnreachable: It does not.
+        """
+        connection = self._link.make_connection()
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                await connection.connect()
+                await connection.send_command("PING", check_health=False)
+                await connection.read_response()
+        except (*LOST, redis_errors.RedisError) as error:
+            raise StoreUnreachable(f"redis does not answer: {error}") from error
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def durability(self) -> Durability:
+        """See Store.durability."""
+        return await read_durability(self._link)
+
+    def now_ms(self) -> int:
+        """See Store.now_ms."""
+        return self._clock.now_ms()
+
+    async def commit(
+        self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int = 0
+    ) -> list[Result]:
+        """See Store.commit."""
+        return await self._in_flight(
+            self._commits.commit(transitions, kind=kind, live_max=live_max)
+        )
+
+    async def _in_flight(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish the work even if the caller is cancelled; `close` is the parent that waits."""
+        flight = asyncio.get_running_loop().create_task(work)
+        self._flights.add(flight)
+        flight.add_done_callback(self._landed)
+        return await asyncio.shield(flight)
+
+    def _landed(self, flight: asyncio.Task[Any]) -> None:
+        self._flights.discard(flight)
+        if not flight.cancelled():
+            flight.exception()  # seen, also where the caller has left
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
+        """See Store.records."""
+        return await self._reads.records(task_ids)
+
+    async def data(self, task_ids: Sequence[str]) -> list[dict[str, bytes]]:
+        """See Store.data."""
+        return await self._reads.data(task_ids)
+
+    async def load(
+        self, task_ids: Sequence[str]
+    ) -> list[tuple[TaskRecord | None, dict[str, bytes]]]:
+        """See Store.load."""
+        return await self._reads.load(task_ids)
+
+    async def settled(self, task_id: str, step: str) -> str:
+        """See Store.settled."""
+        return await self._reads.settled(task_id, step)
+
+    async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
+        """See Store.keep_pipelines."""
+        pairs = [part for pair in definitions.items() for part in pair]
+        await self._link.ask(("HSET", self.keys.pipelines, *pairs))
+
+    async def pipelines(self) -> dict[str, bytes]:
+        """See Store.pipelines."""
+        return await self._reads.pipelines()
+
+    async def history(self, task_id: str, *, after: int) -> list[Event]:
+        """See Store.history."""
+        return await self._reads.history(task_id, after=after)
+
+    async def index(self, *, cursor: str, count: int) -> IndexPage:
+        """See Store.index."""
+        return await self._reads.index(cursor=cursor, count=count)
+
+    async def waiting(self, state: str, *, cursor: str, count: int) -> IndexPage:
+        """See Store.waiting."""
+        return await self._reads.waiting(state, cursor=cursor, count=count)
+
+    async def counts(self) -> dict[str, int]:
+        """See Store.counts."""
+        return await self._reads.counts()
+
+    async def oldest_ms(self, state: str) -> int | None:
+        """See Store.oldest_ms."""
+        return await self._reads.oldest_ms(state)
+
+    async def due(self, *, limit: int) -> tuple[list[str], int | None]:
+        """See Store.due."""
+        return await self._reads.due(limit=limit)
+
+    # --- lanes -----------------------------------------------------------------------------------
+
+    async def ensure_lanes(self, queues: Sequence[str]) -> None:
+        """See Store.ensure_lanes."""
+        await self._lanes.ensure(queues)
+
+    async def read(self, queue: str, count: int) -> list[Entry]:
+        """See Store.read."""
+        return await self._lanes.read(queue, count)
+
+    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
+        """See Store.wait."""
+        return await self._lanes.wait(queues, timeout_s=timeout_s)
+
+    async def wake(self) -> None:
+        """See Store.wake."""
+        await self._lanes.wake()
+
+    async def pending(self, queue: str, *, consumer: str, after: str, count: int) -> list[Entry]:
+        """See Store.pending."""
+        return await self._lanes.pending(queue, consumer=consumer, after=after, count=count)
+
+    async def discard(self, queue: str, entry_ids: Sequence[str]) -> None:
+        """See Store.discard."""
+        await self._lanes.discard(queue, entry_ids)
+
+    # --- processes -------------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """See Store.beat."""
+        await self._registry.beat()
+
+    async def dispatchers(self) -> dict[str, int]:
+        """See Store.dispatchers."""
+        return await self._registry.dispatchers()
+
+    async def forget_dispatcher(self, dispatcher_id: str) -> None:
+        """See Store.forget_dispatcher. Lanes are those that this process has ensured."""
+        await self._registry.forget_dispatcher(dispatcher_id, lanes=self._lanes.lanes)
+
+    async def save_worker(self, name: str, fields: Mapping[str, str | int]) -> None:
+        """See Store.save_worker."""
+        await self._registry.save_worker(name, fields)
+
+    async def workers(self) -> dict[str, dict[str, str]]:
+        """See Store.workers."""
+        return await self._registry.workers()
+
+    async def notify(self, dispatcher_id: str, payload: bytes) -> None:
+        """See Store.notify."""
+        await self._link.ask(("PUBLISH", self.keys.dispatcher(dispatcher_id), payload))
+
+    def signals(self, *, events: bool) -> AsyncIterator[Signal]:
+        """See Store.signals."""
+        return self._signals.listen(events=events)
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    async def trim(self, *, results_max: int, limit: int) -> int:
+        """See Store.trim."""
+        limit = min(limit, TRIM_TASKS_MAX)
+        ended = self.keys.ended
+        expired, kept = await self._link.ask(
+            ("ZRANGE", ended, "-inf", str(self.now_ms()), "BYSCORE", "LIMIT", "0", str(limit)),
+            ("ZCARD", ended),
+        )
+        dropped = await self._drop("expired", expired)
+        surplus = min(kept - dropped - results_max, limit - dropped)
+        if surplus > 0:
+            (oldest,) = await self._link.ask(("ZRANGE", ended, "0", str(surplus - 1)))
+            dropped += await self._drop("surplus", oldest)
+        return dropped
+
+    async def _drop(self, why: str, members: Sequence[bytes]) -> int:
+        if not members:
+            return 0
+        keys, arguments = self.keys, [why]
+        names = [keys.ended, keys.index, keys.count, keys.state("failed")]
+        for member in members:
+            state, _, task_id = member.decode().partition(" ")
+            names += (keys.record(task_id), keys.data(task_id), keys.history(task_id))
+            arguments += (member.decode(), state, task_id)
+        return int(await TRIM.run(self._link, names, arguments))

@@ -1,0 +1,201 @@
+"""Commits to Redis: transitions packed for commit.lua, and its words turned into results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from redis import exceptions as redis_errors
+
+from stepstream_dispatcher.core.record import EventType, Transition
+from stepstream_dispatcher.store.codec import (
+    WAITING_STATES,
+    decode_record,
+    encode_event,
+    encode_published,
+    field_text,
+)
+from stepstream_dispatcher.store.keys import GROUP, Keys
+from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Verdict
+from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
+from stepstream_dispatcher.store.redis_link import Link, StoreClock
+from stepstream_dispatcher.store.redis_scripts import SETTLE, SUBMIT
+
+__all__ = ["TRANSITIONS_MAX", "RedisCommits", "text_fields"]
+
+TRANSITIONS_MAX: Final = 256  # a call; bounds how long one script holds Redis
+ARGUMENTS_BEFORE: Final = 4  # of all transitions, see the header of commit.lua
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_RESULT_BY_WORD: Final = {verdict.value.encode(): Result(verdict) for verdict in Verdict}
+_FULL: Final = Result(Verdict.FULL)
+
+
+class _KeyList:
+    """The KEYS of a call: every name once, known by its position."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._positions: dict[str, int] = {}
+
+    def position(self, name: str) -> int:
+        """The position of a name, counted from 1 as Lua does."""
+        position = self._positions.get(name)
+        if position is None:
+            self.names.append(name)
+            position = self._positions[name] = len(self.names)
+        return position
+
+
+class RedisCommits:
+    """Carries out transitions by commit.lua.
+
+    Args:
+        link: Connections that commits alone use.
+        keys: Names.
+        clock: Learns the time that every reply begins with.
+        dispatcher_id: Who publishes the events.
+    """
+
+    def __init__(self, link: Link, keys: Keys, clock: StoreClock, *, dispatcher_id: str) -> None:
+        self._link = link
+        self._keys = keys
+        self._clock = clock
+        self._dispatcher_id = dispatcher_id
+
+    async def commit(
+        self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int
+    ) -> list[Result]:
+        """See Store.commit.
+
+        The script isolates a transition that fails. Should the call as a whole fail, the
+        transitions are sent one by one, so that the one at fault is alone; those that the failed
+        call had carried out then answer DUPLICATE.
+        """
+        assert 0 < len(transitions) <= TRANSITIONS_MAX
+        try:
+            answers = await self._run(transitions, kind=kind, live_max=live_max)
+        except redis_errors.ResponseError as error:
+            if remedy_of(error) is Remedy.FULL:
+                return [_FULL] * len(transitions)
+            answers = [
+                await self._run_alone(transition, kind=kind, live_max=live_max)
+                for transition in transitions
+            ]
+        return _results(transitions, answers)
+
+    async def _run_alone(
+        self, transition: Transition, *, kind: CommitKind, live_max: int
+    ) -> list[bytes] | bytes:
+        try:
+            (answer,) = await self._run([transition], kind=kind, live_max=live_max)
+        except redis_errors.ResponseError as error:
+            if remedy_of(error) is Remedy.FULL:
+                return b"FULL"
+            return [b"ERROR", str(error).encode()]
+        return answer  # type: ignore[no-any-return]
+
+    async def _run(
+        self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int
+    ) -> list[Any]:
+        keys, arguments = self._packed(transitions, live_max)
+        script = SUBMIT if kind == "submit" else SETTLE
+        sent_mono = self._clock.read()
+        seconds, microseconds, *answers = await script.run(self._link, keys, arguments)
+        self._clock.observe(seconds, microseconds, sent_mono=sent_mono)
+        return answers
+
+    def _packed(
+        self, transitions: Sequence[Transition], live_max: int
+    ) -> tuple[list[str], list[str | bytes]]:
+        """Build KEYS and ARGV; commit.lua's header is the contract."""
+        keys = self._keys
+        names = [keys.count, keys.index, keys.delayed, keys.ended]
+        for transition in transitions:
+            task_id = transition.task_id
+            names += (keys.record(task_id), keys.data(task_id), keys.history(task_id))
+        positions = _KeyList(names)
+        packed: list[str | bytes] = []
+        loose: list[bytes] = []  # what MessagePack would carry as bytes, which Lua does not unpack
+        first = ARGUMENTS_BEFORE + len(transitions) + 1  # counted from 1 as Lua does
+        for transition in transitions:
+            packed.append(self._packed_transition(transition, positions, first + len(loose)))
+            event = transition.event
+            loose.append(encode_published(self._dispatcher_id, transition.task_id, event))
+            loose.append(encode_event(event))
+            loose.extend(transition.data.values())
+        before = (GROUP, keys.events, str(live_max), str(len(transitions)))
+        return positions.names, [*before, *packed, *loose]
+
+    def _packed_transition(
+        self, transition: Transition, positions: _KeyList, first_loose: int
+    ) -> bytes:
+        keys, task_id, event = self._keys, transition.task_id, transition.event
+        ack_queue, ack_id = transition.ack or ("", "")
+        left, entered = transition.move or ("", "")
+        worker, tally = transition.tally or ("", "")
+        ended_as = left if transition.retain_s < 0 else event.state
+        return _pack(
+            (
+                task_id,
+                transition.op_id,
+                str(transition.expected_version),
+                transition.lease,
+                f"settled:{transition.settles}" if transition.settles else "",
+                transition.touch,
+                text_fields(transition),
+                list(transition.data),
+                positions.position(keys.stream(ack_queue)) if transition.ack else 0,
+                ack_id,
+                0
+                if transition.enqueue is None
+                else positions.position(keys.stream(transition.enqueue)),
+                field_text(transition.fields.get("step", event.step)),
+                "no" if transition.undelay else str(transition.due_ms or ""),
+                left,
+                entered,
+                positions.position(keys.state(left)) if left in WAITING_STATES else 0,
+                positions.position(keys.state(entered)) if entered in WAITING_STATES else 0,
+                str(event.at_ms),
+                transition.live,
+                int(event.type is EventType.RETRYING),
+                transition.retain_s,
+                str(event.at_ms + transition.retain_s * 1000),
+                f"{ended_as} {task_id}",
+                positions.position(keys.worker(worker)) if transition.tally else 0,
+                tally,
+                str(transition.fields.get("created_ms", event.at_ms)),
+                first_loose,
+            )
+        )
+
+
+def text_fields(transition: Transition) -> list[str]:
+    """Flatten the record fields to text; `entry` is left to the store that makes it."""
+    return [
+        part
+        for name, value in transition.fields.items()
+        if not (name == "entry" and transition.enqueue is not None)
+        for part in (name, field_text(value))
+    ]
+
+
+def _results(transitions: Sequence[Transition], answers: Sequence[Any]) -> list[Result]:
+    results: list[Result | None] = []
+    failure = ""
+    for transition, answer in zip(transitions, answers, strict=True):
+        if isinstance(answer, bytes):
+            results.append(_RESULT_BY_WORD[answer])
+            continue
+        word, content = answer
+        if word == b"ERROR":
+            failure = failure or f"task {transition.task_id}: {content.decode(errors='replace')}"
+            results.append(None)
+            continue
+        texts = [text.decode(errors="replace") for text in content]
+        fields = dict(zip(texts[::2], texts[1::2], strict=True))
+        results.append(Result(Verdict(word.decode()), decode_record(transition.task_id, fields)))
+    if failure:
+        raise CommitFailed(f"redis could not carry out a transition of {failure}", results)
+    return [result for result in results if result is not None]

@@ -1,0 +1,198 @@
+"""Connections to Redis: one round trip at a time, every wait bounded, nothing repeated by the driver.
+
+Theory of operation. redis-py repeats a command whose reply was lost, which for a command that is not
+idempotent means twice; so its own retry is off and `ask` here decides. Replies are taken raw (RESP2,
+pinned): what a command answers is then the same whatever the driver's version makes of it. A
+connection on which anything but a complete reply was read is closed, never reused, so that no caller
+can be given another's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from hiredis import pack_command
+from redis import exceptions as redis_errors
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.store.port import StoreUnreachable
+from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of, word_of
+
+__all__ = ["LOST", "Command", "Link", "StoreClock"]
+
+Command: TypeAlias = Sequence[str | bytes | int | float]
+
+CONNECT_TIMEOUT_S: Final = 1.0
+REPLY_TIMEOUT_S: Final = 2.5  # AOF everysec may hold a write back for 2 s while fsync is stuck
+TRIES: Final = 3
+TRIES_WITHIN_S: Final = 5.0
+BACKOFF_S: Final = 0.05  # before the second try; doubles
+HEALTH_CHECK_S: Final = 10  # a connection idle for longer is pinged first: it may be half-open
+
+# What the driver raises when the fate of a call is unknown. OSError covers builtin TimeoutError too.
+LOST: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
+
+
+class StoreClock:
+    """The clock of Redis, extrapolated by this host's monotonic clock.
+
+    Args:
+        monotonic: Seconds that only grow.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._offset_ms = time.time() * 1000 - monotonic() * 1000
+        self._round_trip_s = float("inf")
+        self._observed_mono = 0.0
+
+    def now_ms(self) -> int:
+        """Unix milliseconds by the clock of Redis."""
+        return int(self._monotonic() * 1000 + self._offset_ms)
+
+    def read(self) -> float:
+        """The monotonic clock, in seconds."""
+        return self._monotonic()
+
+    def observe(self, seconds: bytes, microseconds: bytes, *, sent_mono: float) -> int:
+        """Take in a reply of TIME; one with a short round trip counts, or any after a second.
+
+        Returns:
+            The reply in Unix milliseconds.
+        """
+        redis_ms = int(seconds) * 1000 + int(microseconds) / 1000
+        received_mono = self._monotonic()
+        round_trip_s = received_mono - sent_mono
+        if round_trip_s <= self._round_trip_s or received_mono - self._observed_mono > 1:
+            self._round_trip_s = round_trip_s
+            self._observed_mono = received_mono
+            self._offset_ms = redis_ms - (sent_mono + received_mono) / 2 * 1000
+        return int(redis_ms)
+
+
+class Link:
+    """A bounded pool of connections of one purpose.
+
+    Args:
+        url: redis://, rediss:// or unix://.
+        connections_max: How many at once; a caller beyond that waits.
+        name: Shown by CLIENT LIST.
+    """
+
+    def __init__(self, url: str, *, connections_max: int, name: str) -> None:
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections_max,
+            timeout=TRIES_WITHIN_S,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=REPLY_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            health_check_interval=HEALTH_CHECK_S,
+            client_name=name,
+        )
+
+    def make_connection(self) -> AbstractConnection:
+        """A connection outside the pool, not yet open, for whoever needs one alone."""
+        connection: AbstractConnection = self._pool.make_connection()
+        return connection
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        await self._pool.disconnect()
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Send commands in one round trip, repeating all of them while the outcome is unknown.
+
+        Idempotence: only for commands that may be carried out twice.
+
+        Raises:
+            StoreUnreachable: No try got as far as sending anything.
+            StoreUnavailable: Redis does not answer, or says that it cannot.
+            redis.exceptions.ResponseError: A command is at fault.
+        """
+        maybe_done = False
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + TRIES_WITHIN_S
+        for attempt in range(TRIES):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self.ask_once(*commands)
+            except StoreUnreachable as error:
+                failure: Exception = error
+            except (*LOST, redis_errors.ResponseError) as error:
+                _raise_unless_resent(error)
+                # An answer that refuses says that nothing was done; no answer says nothing.
+                maybe_done = maybe_done or not word_of(error)
+                failure = error
+            if attempt + 1 == TRIES or clock() >= deadline:
+                break
+            await asyncio.sleep(BACKOFF_S * 2**attempt)
+            await self._pool.disconnect(inuse_connections=False)
+        kind = StoreUnavailable if maybe_done else StoreUnreachable
+        raise kind(f"redis does not answer: {failure}") from failure
+
+    async def ask_once(self, *commands: Command) -> list[Any]:
+        """Send commands in one round trip, once.
+
+        Raises:
+            StoreUnreachable: Nothing was sent.
+            redis.exceptions.RedisError, OSError: See LOST; or the error that Redis answered.
+        """
+        connection = await self._connected()
+        try:
+            packed = b"".join(pack_command(tuple(command)) for command in commands)
+            await connection.send_packed_command(packed, check_health=False)
+            return await _replies(connection, len(commands))
+        except redis_errors.ResponseError as error:
+            if remedy_of(error) is Remedy.RESEND:
+                await connection.disconnect(nowait=True)
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def _connected(self) -> AbstractConnection:
+        try:
+            connection: AbstractConnection = await self._pool.get_connection()
+        except (*LOST, redis_errors.ResponseError) as error:
+            raise StoreUnreachable(f"redis cannot be reached: {error}") from error
+        try:
+            await connection.check_health()
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+            if isinstance(error, LOST):
+                raise StoreUnreachable(f"redis cannot be reached: {error}") from error
+            raise
+        return connection
+
+
+def _raise_unless_resent(error: Exception) -> None:
+    remedy = remedy_of(error)
+    if remedy is Remedy.GIVE_UP:
+        raise StoreUnavailable(f"redis refuses: {error}") from error
+    if remedy is not Remedy.RESEND:
+        raise error
+
+
+async def _replies(connection: AbstractConnection, count: int) -> list[Any]:
+    """Read all replies, so that the connection stays usable, then raise the first error."""
+    replies: list[Any] = []
+    failure: redis_errors.ResponseError | None = None
+    for _ in range(count):
+        try:
+            replies.append(await connection.read_response())
+        except redis_errors.ResponseError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return replies

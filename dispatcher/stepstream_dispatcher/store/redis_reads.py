@@ -1,0 +1,140 @@
+"""What is read of tasks from Redis: records, data, histories, pages and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from stepstream.errors import InvalidTask
+from stepstream_dispatcher.core.record import Event, TaskRecord
+from stepstream_dispatcher.store.codec import decode_event, decode_record
+from stepstream_dispatcher.store.keys import Keys
+from stepstream_dispatcher.store.port import IndexPage
+from stepstream_dispatcher.store.redis_link import Link
+
+__all__ = ["RedisReads"]
+
+IDS_MAX: Final = 1000  # tasks whose hashes are asked for in one round trip
+
+
+class RedisReads:
+    """Reads what commits wrote.
+
+    Args:
+        link: Connections.
+        keys: Names.
+    """
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+
+    async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
+        """See Store.records."""
+        replies = await self._hashes([self._keys.record(task_id) for task_id in task_ids])
+        return [
+            decode_record(task_id, _texts(reply)) if reply else None
+            for task_id, reply in zip(task_ids, replies, strict=True)
+        ]
+
+    async def data(self, task_ids: Sequence[str]) -> list[dict[str, bytes]]:
+        """See Store.data."""
+        replies = await self._hashes([self._keys.data(task_id) for task_id in task_ids])
+        return [_fields(reply) for reply in replies]
+
+    async def load(
+        self, task_ids: Sequence[str]
+    ) -> list[tuple[TaskRecord | None, dict[str, bytes]]]:
+        """See Store.load."""
+        names = [self._keys.record(task_id) for task_id in task_ids]
+        names += [self._keys.data(task_id) for task_id in task_ids]
+        replies = await self._hashes(names)
+        middle = len(task_ids)
+        return [
+            (decode_record(task_id, _texts(record)) if record else None, _fields(data))
+            for task_id, record, data in zip(
+                task_ids, replies[:middle], replies[middle:], strict=True
+            )
+        ]
+
+    async def settled(self, task_id: str, step: str) -> str:
+        """See Store.settled."""
+        command = ("HGET", self._keys.record(task_id), f"settled:{step}")
+        (token,) = await self._link.ask(command)
+        return token.decode() if token else ""
+
+    async def pipelines(self) -> dict[str, bytes]:
+        """See Store.pipelines."""
+        (reply,) = await self._link.ask(("HGETALL", self._keys.pipelines))
+        return _fields(reply)
+
+    async def history(self, task_id: str, *, after: int) -> list[Event]:
+        """See Store.history."""
+        (packed,) = await self._link.ask(("LRANGE", self._keys.history(task_id), "0", "-1"))
+        events = (decode_event(each) for each in packed)
+        return [event for event in events if event.sequence > after]
+
+    async def index(self, *, cursor: str, count: int) -> IndexPage:
+        """See Store.index."""
+        return await self._page(self._keys.index, cursor, count)
+
+    async def waiting(self, state: str, *, cursor: str, count: int) -> IndexPage:
+        """See Store.waiting."""
+        return await self._page(self._keys.state(state), cursor, count)
+
+    async def counts(self) -> dict[str, int]:
+        """See Store.counts."""
+        (reply,) = await self._link.ask(("HGETALL", self._keys.count))
+        counts = {name: int(value) for name, value in _texts(reply).items() if value != "0"}
+        return {"live": 0, "retries": 0} | counts
+
+    async def oldest_ms(self, state: str) -> int | None:
+        """See Store.oldest_ms."""
+        command = ("ZRANGE", self._keys.state(state), "0", "0", "WITHSCORES")
+        (reply,) = await self._link.ask(command)
+        return int(float(reply[1])) if reply else None
+
+    async def due(self, *, limit: int) -> tuple[list[str], int | None]:
+        """See Store.due."""
+        command = ("ZRANGE", self._keys.delayed, "0", str(limit), "WITHSCORES")
+        (seconds, microseconds), reply = await self._link.ask(("TIME",), command)
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        rows = [(reply[i].decode(), int(float(reply[i + 1]))) for i in range(0, len(reply), 2)]
+        due = [task_id for task_id, due_ms in rows[:limit] if due_ms <= now_ms]
+        return due, rows[len(due)][1] if len(rows) > len(due) else None
+
+    async def _hashes(self, names: Sequence[str]) -> list[Any]:
+        replies: list[Any] = []
+        for start in range(0, len(names), IDS_MAX):
+            part = names[start : start + IDS_MAX]
+            replies += await self._link.ask(*(("HGETALL", name) for name in part))
+        return replies
+
+    async def _page(self, name: str, cursor: str, count: int) -> IndexPage:
+        """Read a page by rank; a cursor is the score and the id of the last task seen."""
+        start = await self._rank_after(name, cursor) if cursor else 0
+        stop = str(start + count)  # one more than asked for: is there a next page
+        (reply,) = await self._link.ask(("ZRANGE", name, str(start), stop, "REV", "WITHSCORES"))
+        ids = [task_id.decode() for task_id in reply[: 2 * count : 2]]
+        if len(reply) <= 2 * count:
+            return IndexPage(ids, "")
+        return IndexPage(ids, f"{int(float(reply[2 * count - 1]))}:{ids[-1]}")
+
+    async def _rank_after(self, name: str, cursor: str) -> int:
+        score, _, task_id = cursor.partition(":")
+        if not score.isdecimal():
+            raise InvalidTask("not a page token of this listing", field="page_token")
+        rank, newer = await self._link.ask(
+            ("ZREVRANK", name, task_id), ("ZCOUNT", name, f"({score}", "+inf")
+        )
+        # A task that is gone by now has no rank: all those of its millisecond are read again.
+        return int(newer) if rank is None else int(rank) + 1
+
+
+def _texts(reply: Sequence[bytes]) -> dict[str, str]:
+    texts = [text.decode(errors="replace") for text in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _fields(reply: Sequence[bytes]) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}

@@ -1,0 +1,87 @@
+"""Who is alive: dispatchers by their beats, workers by what was last saved about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from stepstream_dispatcher.store.codec import field_text
+from stepstream_dispatcher.store.keys import GROUP, Keys
+from stepstream_dispatcher.store.redis_link import Link, StoreClock
+from stepstream_dispatcher.store.redis_scripts import FORGET
+
+__all__ = ["WORKER_KEPT_S", "RedisRegistry"]
+
+WORKER_KEPT_S: Final = 600  # a worker stays listed for 10 min after it was last saved
+
+
+class RedisRegistry:
+    """Reads and writes who is alive, by the clock of Redis.
+
+    Args:
+        link: Connections.
+        keys: Names.
+        clock: Learns the time at every beat.
+        dispatcher_id: Who beats.
+    """
+
+    def __init__(self, link: Link, keys: Keys, clock: StoreClock, *, dispatcher_id: str) -> None:
+        self._link = link
+        self._keys = keys
+        self._clock = clock
+        self._dispatcher_id = dispatcher_id
+
+    async def beat(self) -> None:
+        """See Store.beat."""
+        now_ms = await self.read_clock()
+        await self._link.ask(("ZADD", self._keys.dispatchers, str(now_ms), self._dispatcher_id))
+
+    async def dispatchers(self) -> dict[str, int]:
+        """See Store.dispatchers."""
+        command = ("ZRANGE", self._keys.dispatchers, "0", "-1", "WITHSCORES")
+        (seconds, microseconds), rows = await self._link.ask(("TIME",), command)
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        return {
+            name.decode(): max(0, now_ms - int(float(beat_ms)))
+            for name, beat_ms in zip(rows[::2], rows[1::2], strict=True)
+        }
+
+    async def forget_dispatcher(self, dispatcher_id: str, *, lanes: Sequence[str]) -> None:
+        """See Store.forget_dispatcher."""
+        await FORGET.run(self._link, [self._keys.dispatchers, *lanes], [GROUP, dispatcher_id])
+
+    async def save_worker(self, name: str, fields: Mapping[str, str | int]) -> None:
+        """See Store.save_worker."""
+        key = self._keys.worker(name)
+        flat = [part for field, value in fields.items() for part in (field, field_text(value))]
+        now_ms = await self.read_clock()
+        await self._link.ask(
+            ("HSET", key, *flat),
+            ("EXPIRE", key, str(WORKER_KEPT_S)),
+            ("ZADD", self._keys.workers, str(now_ms), name),
+        )
+
+    async def workers(self) -> dict[str, dict[str, str]]:
+        """See Store.workers. Drops the names of those that are gone."""
+        oldest_ms = await self.read_clock() - WORKER_KEPT_S * 1000
+        registry = self._keys.workers
+        _, names = await self._link.ask(
+            ("ZREMRANGEBYSCORE", registry, "-inf", str(oldest_ms)), ("ZRANGE", registry, "0", "-1")
+        )
+        if not names:
+            return {}
+        replies = await self._link.ask(
+            *(("HGETALL", self._keys.worker(name.decode())) for name in names)
+        )
+        known = {}
+        for name, reply in zip(names, replies, strict=True):
+            texts = [text.decode() for text in reply]
+            if texts:
+                known[name.decode()] = dict(zip(texts[::2], texts[1::2], strict=True))
+        return known
+
+    async def read_clock(self) -> int:
+        """Read the clock of Redis, in Unix milliseconds, and set ours by it."""
+        sent_mono = self._clock.read()
+        ((seconds, microseconds),) = await self._link.ask(("TIME",))
+        return self._clock.observe(seconds, microseconds, sent_mono=sent_mono)
