@@ -6,19 +6,18 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
-from importlib import resources
-from pathlib import Path
 
 import structlog
 
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.addresses import split_address
-from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError, load
+from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError
 from stepstream_dispatcher.edge.app import build_app
 from stepstream_dispatcher.edge.serve import open_listener, serve_http
 from stepstream_dispatcher.engine.engine import Engine, EngineOptions
 from stepstream_dispatcher.engine.metrics import run_metrics
 from stepstream_dispatcher.engine.supervise import supervise
+from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.rpc.dispatcher_service import DispatcherService
 from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
@@ -27,7 +26,7 @@ from stepstream_dispatcher.settings import Settings
 from stepstream_dispatcher.store.port import Store
 from stepstream_dispatcher.store.redis import RedisStore
 
-__all__ = ["load_pipelines", "options_of", "run", "serve"]
+__all__ = ["options_of", "run", "serve"]
 
 STOP_GRACE_S = 1.0  # of grpc, after our own drain: unary calls still finish
 OPEN_EVERY_S = 0.2  # between two tries to reach Redis at the start
@@ -38,8 +37,8 @@ _log = structlog.get_logger(__name__)
 def run(settings: Settings) -> int:
     """Run a dispatcher until SIGTERM or SIGINT; returns the exit code."""
     try:
-        pipelines = load_pipelines(settings.pipelines)
-    except (PipelineError, OSError) as error:
+        pipelines = read_pipelines(settings.pipelines)
+    except PipelineError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     store = RedisStore(
@@ -47,20 +46,6 @@ def run(settings: Settings) -> int:
     )
     asyncio.run(serve(settings, store, pipelines))
     return 0
-
-
-def load_pipelines(paths: tuple[Path, ...]) -> list[Pipeline]:
-    """Load the shipped pipeline and the operator's own.
-
-    Raises:
-        PipelineError: One of them is wrong, with file and line.
-        OSError: A file can't be read.
-    """
-    shipped = resources.files("stepstream_dispatcher.pipelines").joinpath("translation.toml")
-    loaded = load("translation.toml", shipped.read_text())
-    for path in paths:
-        loaded.extend(load(str(path), path.read_text()))
-    return loaded
 
 
 def options_of(settings: Settings) -> EngineOptions:

@@ -88,6 +88,9 @@ class Engine:
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
         )
+        self._roster = Roster(
+            store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
+        )
         self.reception = Reception(
             store=store,
             sessions=self.sessions,
@@ -96,6 +99,7 @@ class Engine:
             catalog=self.catalog,
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
+            registered=self._roster.save,
         )
         self.desk = Desk(
             store=store,
@@ -105,9 +109,6 @@ class Engine:
             limits=Limits(payload_bytes=options.payload_bytes_max),
             namespace=options.namespace,
             cancel_here=self.leases.cancel_task,
-        )
-        self._roster = Roster(
-            store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
         )
         self._janitor = Janitor(store=store, results_max=options.results_max)
 

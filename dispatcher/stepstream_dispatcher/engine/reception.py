@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -40,6 +40,7 @@ class Reception:
 
     Args:
         limit_ms_of: Limit of one attempt of a record.
+        registered: Called after a session was added, so that the store knows of the worker.
     """
 
     def __init__(  # noqa: PLR0913
@@ -52,6 +53,7 @@ class Reception:
         catalog: Catalog,
         dispatcher_id: str,
         limit_ms_of: Callable[[TaskRecord], int],
+        registered: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._sessions = sessions
@@ -60,6 +62,7 @@ class Reception:
         self._catalog = catalog
         self._dispatcher_id = dispatcher_id
         self._limit_ms_of = limit_ms_of
+        self._registered = registered
         self._closed = False
 
     def close(self) -> None:
@@ -80,6 +83,7 @@ class Reception:
             await self._supersede(older)
         queues, warnings = self._lanes(hello)
         self._sessions.add(session, queues)
+        await self._registered()
         _log.info(
             "worker registered",
             worker=hello.worker_name,

@@ -1,18 +1,21 @@
 """The store on Redis 7.0 or Valkey 7.2 and later: the parts joined into one Store.
 
-Theory of operation. A task's record is the truth; lanes, sets and counts are indexes beside it. All
-change of tasks goes through commit.lua, one round trip for many tasks. Four kinds of connections are
-kept apart, so that none waits for another: commits, the rest, the one blocking reader, and listeners.
+Theory of operation. A task's record is the truth; lanes, sets and counts are indexes beside it.
+All change of tasks goes through commit.lua, one round trip for many tasks. Four kinds of
+connections are kept apart, so that none waits for another: commits, the rest, the one blocking
+reader, and listeners.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from redis import exceptions as redis_errors
+
+from stepstream.errors import StepstreamError
 from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import (
@@ -27,7 +30,7 @@ from stepstream_dispatcher.store.port import (
 from stepstream_dispatcher.store.redis_checks import check_server, read_durability
 from stepstream_dispatcher.store.redis_commit import RedisCommits
 from stepstream_dispatcher.store.redis_lanes import RedisLanes
-from stepstream_dispatcher.store.redis_link import LOST, Link, StoreClock
+from stepstream_dispatcher.store.redis_link import LOST, Link, StoreClock, open_connection
 from stepstream_dispatcher.store.redis_reads import RedisReads
 from stepstream_dispatcher.store.redis_registry import RedisRegistry
 from stepstream_dispatcher.store.redis_scripts import TRIM
@@ -55,7 +58,7 @@ class RedisStore:
         monotonic: Clock of this host, seconds that only grow.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options by keyword, set once by the composition root
         self,
         url: str,
         *,
@@ -81,17 +84,19 @@ class RedisStore:
         self._reads = RedisReads(self._link, self.keys)
         self._lanes = RedisLanes(self._link, self.keys, consumer=dispatcher_id)
         self._signals = RedisSignals(self._link, self.keys, dispatcher_id=dispatcher_id)
-        self._flights: set[asyncio.Task[Any]] = set()
+        self._flights: asyncio.TaskGroup | None = None  # commits, while the store is open
 
     async def open(self) -> None:
         """See Store.open. What could not be checked is in `warnings`."""
         self.warnings = await check_server(self._link, allow_eviction=self._allow_eviction)
         await self._registry.read_clock()
+        self._flights = await asyncio.TaskGroup().__aenter__()
 
     async def close(self) -> None:
         """See Store.close. Commits in flight are waited for; they end within 5 s."""
-        if self._flights:
-            await asyncio.wait(self._flights)
+        flights, self._flights = self._flights, None
+        if flights is not None:
+            await flights.__aexit__(None, None, None)
         await self._lanes.close()
         await self._committing.close()
         await self._link.close()
@@ -105,7 +110,7 @@ class RedisStore:
         connection = self._link.make_connection()
         try:
             async with asyncio.timeout(PING_TIMEOUT_S):
-                await connection.connect()
+                await open_connection(connection)
                 await connection.send_command("PING", check_health=False)
                 await connection.read_response()
         except (*LOST, redis_errors.RedisError) as error:
@@ -130,16 +135,13 @@ class RedisStore:
         )
 
     async def _in_flight(self, work: Coroutine[Any, Any, T]) -> T:
-        """Finish the work even if the caller is cancelled; `close` is the parent that waits."""
-        flight = asyncio.get_running_loop().create_task(work)
-        self._flights.add(flight)
-        flight.add_done_callback(self._landed)
-        return await asyncio.shield(flight)
-
-    def _landed(self, flight: asyncio.Task[Any]) -> None:
-        self._flights.discard(flight)
-        if not flight.cancelled():
-            flight.exception()  # seen, also where the caller has left
+        """Finish the work even if the caller is cancelled; `close` waits for it."""
+        if self._flights is None:
+            work.close()
+            raise StoreUnreachable("the store is not open")
+        landed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._flights.create_task(_fly(work, landed))
+        return await landed
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -246,7 +248,7 @@ class RedisStore:
         """See Store.notify."""
         await self._link.ask(("PUBLISH", self.keys.dispatcher(dispatcher_id), payload))
 
-    def signals(self, *, events: bool) -> AsyncIterator[Signal]:
+    def signals(self, *, events: bool) -> AsyncGenerator[Signal, None]:
         """See Store.signals."""
         return self._signals.listen(events=events)
 
@@ -277,3 +279,17 @@ class RedisStore:
             names += (keys.record(task_id), keys.data(task_id), keys.history(task_id))
             arguments += (member.decode(), state, task_id)
         return int(await TRIM.run(self._link, names, arguments))
+
+
+async def _fly(work: Coroutine[Any, Any, T], landed: asyncio.Future[T]) -> None:
+    """Do the work for whoever waits for its landing, or for nobody any more."""
+    try:
+        result = await work
+    except (StepstreamError, redis_errors.RedisError, OSError) as error:
+        if not landed.done():
+            landed.set_exception(error)
+    else:
+        if not landed.done():
+            landed.set_result(result)
+    finally:
+        landed.cancel()  # changes nothing unless the work broke off

@@ -102,6 +102,7 @@ class RedisCommits:
         keys, arguments = self._packed(transitions, live_max)
         script = SUBMIT if kind == "submit" else SETTLE
         sent_mono = self._clock.read()
+        answers: list[Any]
         seconds, microseconds, *answers = await script.run(self._link, keys, arguments)
         self._clock.observe(seconds, microseconds, sent_mono=sent_mono)
         return answers

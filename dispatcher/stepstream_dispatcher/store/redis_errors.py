@@ -21,7 +21,7 @@ class Remedy(Enum):
     REFUSE = "refuse"  # this very call is at fault
 
 
-# https://redis.io/docs and src/server.c (shared objects); only some of these have a class in redis-py.
+# The first words of the shared errors in Redis's server.c; redis-py has a class for some only.
 _REMEDY_BY_WORD: Final = {
     "LOADING": Remedy.RESEND,
     "BUSY": Remedy.RESEND,

@@ -14,7 +14,7 @@ from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Entry
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
-from stepstream_dispatcher.store.redis_link import LOST, REPLY_TIMEOUT_S, Link
+from stepstream_dispatcher.store.redis_link import LOST, REPLY_TIMEOUT_S, Link, open_connection
 
 __all__ = ["RedisLanes"]
 
@@ -207,7 +207,7 @@ class _Waiter:
     async def _connect(self) -> AbstractConnection:
         connection = self._link.make_connection()
         try:
-            await connection.connect()
+            await open_connection(connection)
             await connection.send_command("CLIENT", "ID")
             self._client_id = await connection.read_response()
         except BaseException:

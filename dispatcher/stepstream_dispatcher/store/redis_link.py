@@ -1,10 +1,10 @@
-"""Connections to Redis: one round trip at a time, every wait bounded, nothing repeated by the driver.
+"""Connections to Redis: one round trip at a time, every wait bounded, no repeats by the driver.
 
-Theory of operation. redis-py repeats a command whose reply was lost, which for a command that is not
-idempotent means twice; so its own retry is off and `ask` here decides. Replies are taken raw (RESP2,
-pinned): what a command answers is then the same whatever the driver's version makes of it. A
-connection on which anything but a complete reply was read is closed, never reused, so that no caller
-can be given another's answer.
+Theory of operation. redis-py repeats a command whose reply was lost, which for a command that is
+not idempotent means twice; so its own retry is off and `ask` here decides. Replies are taken raw
+(RESP2, pinned): what a command answers is then the same whatever the driver's version makes of it.
+A connection on which anything but a complete reply was read is closed, never reused, so that no
+caller can be given another's answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.store.port import StoreUnreachable
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of, word_of
 
-__all__ = ["LOST", "Command", "Link", "StoreClock"]
+__all__ = ["LOST", "Command", "Link", "StoreClock", "open_connection"]
 
 Command: TypeAlias = Sequence[str | bytes | int | float]
 
@@ -35,7 +35,7 @@ TRIES_WITHIN_S: Final = 5.0
 BACKOFF_S: Final = 0.05  # before the second try; doubles
 HEALTH_CHECK_S: Final = 10  # a connection idle for longer is pinged first: it may be half-open
 
-# What the driver raises when the fate of a call is unknown. OSError covers builtin TimeoutError too.
+# What the driver raises when the fate of a call is unknown. OSError covers TimeoutError too.
 LOST: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
@@ -100,7 +100,7 @@ class Link:
 
     def make_connection(self) -> AbstractConnection:
         """A connection outside the pool, not yet open, for whoever needs one alone."""
-        connection: AbstractConnection = self._pool.make_connection()
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         return connection
 
     async def close(self) -> None:
@@ -147,7 +147,7 @@ class Link:
         """
         connection = await self._connected()
         try:
-            packed = b"".join(pack_command(tuple(command)) for command in commands)
+            packed = b"".join(map(_pack, commands))
             await connection.send_packed_command(packed, check_health=False)
             return await _replies(connection, len(commands))
         except redis_errors.ResponseError as error:
@@ -162,11 +162,11 @@ class Link:
 
     async def _connected(self) -> AbstractConnection:
         try:
-            connection: AbstractConnection = await self._pool.get_connection()
+            connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except (*LOST, redis_errors.ResponseError) as error:
             raise StoreUnreachable(f"redis cannot be reached: {error}") from error
         try:
-            await connection.check_health()
+            await connection.check_health()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await connection.disconnect(nowait=True)
             await self._pool.release(connection)
@@ -182,6 +182,16 @@ def _raise_unless_resent(error: Exception) -> None:
         raise StoreUnavailable(f"redis refuses: {error}") from error
     if remedy is not Remedy.RESEND:
         raise error
+
+
+def _pack(command: Command) -> bytes:
+    packed: bytes = pack_command(tuple(command))  # type: ignore[arg-type] # the stub has 1-tuples
+    return packed
+
+
+async def open_connection(connection: AbstractConnection) -> None:
+    """Connect; LOST where that fails."""
+    await connection.connect()  # type: ignore[no-untyped-call]
 
 
 async def _replies(connection: AbstractConnection, count: int) -> list[Any]:

@@ -14,7 +14,7 @@ from redis.asyncio.connection import AbstractConnection
 from stepstream_dispatcher.store.codec import decode_published_id, published_by
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import Signal
-from stepstream_dispatcher.store.redis_link import LOST, Link
+from stepstream_dispatcher.store.redis_link import LOST, Link, open_connection
 
 __all__ = ["RedisSignals"]
 
@@ -71,7 +71,7 @@ class RedisSignals:
 
 async def _subscribe(connection: AbstractConnection, channels: list[str]) -> None:
     async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
-        await connection.connect()
+        await open_connection(connection)
         await connection.send_command("SUBSCRIBE", *channels)
         for _ in channels:
             await connection.read_response()

@@ -1,0 +1,317 @@
+"""The store on SQLite: synchronous mode, the fallback's journal, and the proven fake of the tests.
+
+Several stores may share one LocalDatabase, as dispatchers share a Redis; each hears the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
+from stepstream_dispatcher.store import local_reads as reads
+from stepstream_dispatcher.store.codec import encode_published, field_text
+from stepstream_dispatcher.store.local_commit import commit_transitions, entry_number
+from stepstream_dispatcher.store.local_database import LocalDatabase
+from stepstream_dispatcher.store.port import (
+    CommitKind,
+    Durability,
+    Entry,
+    IndexPage,
+    Result,
+    Signal,
+    Verdict,
+)
+
+__all__ = ["LocalStore"]
+
+WORKER_KEPT_MS: Final = 600_000  # a worker stays listed for 10 min after it was last saved
+
+
+class LocalStore:
+    """Everything that is kept outside the engine, in a SQLite database.
+
+    Args:
+        database: Shared by the stores of this process.
+        dispatcher_id: Who takes entries, beats and publishes.
+    """
+
+    def __init__(self, database: LocalDatabase, *, dispatcher_id: str) -> None:
+        self._database = database
+        self._dispatcher_id = dispatcher_id
+        self._opened = False
+        self._wake_asked = False
+        self._waiter: asyncio.Event | None = None
+
+    async def open(self) -> None:
+        """See Store.open."""
+        await self._database.open()
+        self._opened = True
+
+    async def close(self) -> None:
+        """See Store.close."""
+        if self._opened:
+            self._opened = False
+            self._database.release()
+
+    async def ping(self) -> None:
+        """See Store.ping."""
+        await self._database.run(lambda connection: connection.execute("SELECT 1"))
+
+    async def durability(self) -> Durability:
+        """See Store.durability."""
+        return "VOLATILE" if self._database.in_memory else "LOCAL"
+
+    def now_ms(self) -> int:
+        """See Store.now_ms."""
+        return self._database.now_ms()
+
+    async def commit(
+        self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int = 0
+    ) -> list[Result]:
+        """See Store.commit. All transitions of a call are one transaction of SQLite."""
+        work = partial(
+            commit_transitions, transitions=transitions, now_ms=self.now_ms(), live_max=live_max
+        )
+        try:
+            results = await self._database.run(work)
+        except StoreUnavailable as error:
+            if kind == "submit" and _is_full(error.__cause__):
+                return [Result(Verdict.FULL)] * len(transitions)
+            raise
+        for transition, result in zip(transitions, results, strict=True):
+            if result.verdict is Verdict.APPLIED:
+                self._tell(transition)
+        return results
+
+    def _tell(self, transition: Transition) -> None:
+        if transition.enqueue is not None:
+            for waiter in self._database.waiters:
+                waiter.set()
+        task_id = transition.task_id
+        for queue in self._database.event_listeners:
+            if self._database.listeners[queue] != self._dispatcher_id:
+                payload = encode_published(self._dispatcher_id, task_id, transition.event)
+                signal = Signal("event", task_id=task_id, payload=payload)
+                self._database.announce(signal, queue)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
+        """See Store.records."""
+        work = partial(reads.records, task_ids=task_ids, now_ms=self.now_ms())
+        return await self._database.run(work)
+
+    async def data(self, task_ids: Sequence[str]) -> list[dict[str, bytes]]:
+        """See Store.data."""
+        work = partial(reads.data, task_ids=task_ids, now_ms=self.now_ms())
+        return await self._database.run(work)
+
+    async def history(self, task_id: str, *, after: int) -> list[Event]:
+        """See Store.history."""
+        work = partial(reads.history, task_id=task_id, after=after, now_ms=self.now_ms())
+        return await self._database.run(work)
+
+    async def index(self, *, cursor: str, count: int) -> IndexPage:
+        """See Store.index."""
+        return await self._database.run(partial(reads.index, cursor=cursor, count=count))
+
+    async def waiting(self, state: str, *, cursor: str, count: int) -> IndexPage:
+        """See Store.waiting."""
+        work = partial(reads.waiting, state=state, cursor=cursor, count=count)
+        return await self._database.run(work)
+
+    async def counts(self) -> dict[str, int]:
+        """See Store.counts."""
+        return await self._database.run(reads.counts)
+
+    async def oldest_ms(self, state: str) -> int | None:
+        """See Store.oldest_ms."""
+        return await self._database.run(partial(reads.oldest_ms, state=state))
+
+    async def due(self, *, limit: int) -> tuple[list[str], int | None]:
+        """See Store.due."""
+        return await self._database.run(partial(reads.due, limit=limit, now_ms=self.now_ms()))
+
+    # --- lanes -----------------------------------------------------------------------------------
+
+    async def ensure_lanes(self, queues: Sequence[str]) -> None:
+        """See Store.ensure_lanes. A lane is a column here; there is nothing to create."""
+
+    async def read(self, queue: str, count: int) -> list[Entry]:
+        """See Store.read."""
+        return await self._database.run(partial(self._take, queues=[queue], count=count))
+
+    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
+        """See Store.wait."""
+        waiter = self._waiter = asyncio.Event()
+        self._database.waiters.add(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._wake_asked:
+                    if entries := await self._database.run(
+                        partial(self._take, queues=queues, count=1)
+                    ):
+                        return entries
+                    await waiter.wait()
+                    waiter.clear()
+        except TimeoutError:
+            return []
+        finally:
+            self._database.waiters.discard(waiter)
+            self._waiter, self._wake_asked = None, False
+        return []
+
+    async def wake(self) -> None:
+        """See Store.wake."""
+        self._wake_asked = True
+        if self._waiter is not None:
+            self._waiter.set()
+
+    async def pending(self, queue: str, *, consumer: str, after: str, count: int) -> list[Entry]:
+        """See Store.pending."""
+        query = (
+            "SELECT queue, number || '-0', task_id, step FROM entries "
+            "WHERE queue = ? AND consumer = ? AND number > ? ORDER BY number LIMIT ?"
+        )
+        arguments = (queue, consumer, entry_number(after), count)
+        rows = await self._database.run(lambda c: c.execute(query, arguments).fetchall())
+        return [Entry(*row) for row in rows]
+
+    async def discard(self, queue: str, entry_ids: Sequence[str]) -> None:
+        """See Store.discard."""
+        rows = [(queue, entry_number(entry_id)) for entry_id in entry_ids]
+        statement = "DELETE FROM entries WHERE queue = ? AND number = ?"
+        await self._database.run(lambda connection: connection.executemany(statement, rows))
+
+    def _take(
+        self, connection: sqlite3.Connection, queues: Sequence[str], count: int
+    ) -> list[Entry]:
+        marks = ", ".join("?" * len(queues))
+        query = (
+            "SELECT queue, number, task_id, step FROM entries "  # noqa: S608 - only marks go in
+            f"WHERE consumer IS NULL AND queue IN ({marks}) ORDER BY number LIMIT ?"
+        )
+        rows = connection.execute(query, (*queues, count)).fetchall()
+        connection.executemany(
+            "UPDATE entries SET consumer = ? WHERE number = ?",
+            [(self._dispatcher_id, row[1]) for row in rows],
+        )
+        return [Entry(queue, f"{number}-0", task_id, step) for queue, number, task_id, step in rows]
+
+    # --- processes -------------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """See Store.beat."""
+        row = (self._dispatcher_id, self.now_ms())
+        statement = "REPLACE INTO dispatchers (dispatcher_id, beat_ms) VALUES (?, ?)"
+        await self._database.run(lambda connection: connection.execute(statement, row))
+
+    async def dispatchers(self) -> dict[str, int]:
+        """See Store.dispatchers."""
+        query = "SELECT dispatcher_id, beat_ms FROM dispatchers ORDER BY beat_ms"
+        rows = await self._database.run(lambda connection: connection.execute(query).fetchall())
+        return {name: max(0, self.now_ms() - beat_ms) for name, beat_ms in rows}
+
+    async def forget_dispatcher(self, dispatcher_id: str) -> None:
+        """See Store.forget_dispatcher."""
+        statement = (
+            "DELETE FROM dispatchers WHERE dispatcher_id = ?1 "
+            "AND NOT EXISTS (SELECT 1 FROM entries WHERE consumer = ?1)"
+        )
+        await self._database.run(lambda c: c.execute(statement, (dispatcher_id,)))
+
+    async def save_worker(self, name: str, fields: Mapping[str, str | int]) -> None:
+        """See Store.save_worker."""
+        texts = {field: field_text(value) for field, value in fields.items()}
+        now_ms = self.now_ms()
+
+        def save(connection: sqlite3.Connection) -> None:
+            _drop_workers(connection, now_ms=now_ms)
+            query = "SELECT fields FROM workers WHERE name = ?"
+            row = connection.execute(query, (name,)).fetchone()
+            merged = json.loads(row[0]) | texts if row else texts
+            connection.execute(
+                "REPLACE INTO workers (name, fields, saved_ms) VALUES (?, ?, ?)",
+                (name, json.dumps(merged), now_ms),
+            )
+
+        await self._database.run(save)
+
+    async def workers(self) -> dict[str, dict[str, str]]:
+        """See Store.workers."""
+        now_ms = self.now_ms()
+
+        def load(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
+            _drop_workers(connection, now_ms=now_ms)
+            query = "SELECT name, fields FROM workers ORDER BY saved_ms, name"
+            known = {name: json.loads(fields) for name, fields in connection.execute(query)}
+            for name, tally, value in connection.execute("SELECT * FROM tallies"):
+                if name in known:
+                    known[name][tally] = str(value)
+            return known
+
+        return await self._database.run(load)
+
+    async def notify(self, dispatcher_id: str, payload: bytes) -> None:
+        """See Store.notify."""
+        for queue, listener in self._database.listeners.items():
+            if listener == dispatcher_id:
+                self._database.announce(Signal("intent", payload=payload), queue)
+
+    def signals(self, *, events: bool) -> AsyncGenerator[Signal, None]:
+        """See Store.signals."""
+        return self._listen(events=events)
+
+    async def _listen(self, *, events: bool) -> AsyncGenerator[Signal, None]:
+        queue: asyncio.Queue[Signal] = asyncio.Queue()
+        self._database.listeners[queue] = self._dispatcher_id
+        if events:
+            self._database.event_listeners.add(queue)
+        try:
+            yield Signal("resync")
+            while True:
+                yield await queue.get()
+        finally:
+            self._database.event_listeners.discard(queue)
+            del self._database.listeners[queue]
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    async def trim(self, *, results_max: int, limit: int) -> int:
+        """See Store.trim."""
+        work = partial(_trim, now_ms=self.now_ms(), results_max=results_max, limit=limit)
+        return await self._database.run(work)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
+def _drop_workers(connection: sqlite3.Connection, *, now_ms: int) -> None:
+    query = "SELECT name FROM workers WHERE saved_ms <= ?"
+    gone = connection.execute(query, (now_ms - WORKER_KEPT_MS,)).fetchall()
+    connection.executemany("DELETE FROM tallies WHERE name = ?", gone)
+    connection.executemany("DELETE FROM workers WHERE name = ?", gone)
+
+
+def _trim(connection: sqlite3.Connection, *, now_ms: int, results_max: int, limit: int) -> int:
+    query = "SELECT count(*) FROM tasks WHERE expires_ms IS NOT NULL AND expires_ms <= ?"
+    (expired,) = connection.execute(query, (now_ms,)).fetchone()
+    query = "SELECT count(*) FROM tasks WHERE expires_ms IS NOT NULL"
+    (ended,) = connection.execute(query).fetchone()
+    query = (
+        "SELECT task_id FROM tasks WHERE expires_ms IS NOT NULL "
+        "ORDER BY expires_ms, task_id LIMIT ?"
+    )
+    surplus = min(limit, max(expired, ended - results_max))
+    gone = connection.execute(query, (surplus,)).fetchall()
+    for table in ("tasks", "data", "history"):
+        statement = f"DELETE FROM {table} WHERE task_id = ?"  # noqa: S608 - a name of ours
+        connection.executemany(statement, gone)
+    return len(gone)
