@@ -45,7 +45,9 @@ async def _until_serving(client: AsyncClient) -> None:
 
 
 async def _shapes(console: Console, system: System, client: AsyncClient) -> None:
-    table = Table("workers x slots", "seconds", "times as fast", title="48 tasks of one 100 ms step")
+    table = Table(
+        "workers x slots", "seconds", "times as fast", title="48 tasks of one 100 ms step"
+    )
     first_s = 0.0
     for workers, slots in SHAPES:
         async with system.workers(client, workers, slots):

@@ -50,7 +50,7 @@ class System:
         self._stack.close()
 
     def _spawn(self, module: str, **environment: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(  # noqa: S603  (our own modules)
+        process = subprocess.Popen(
             [sys.executable, "-m", module],
             env={**os.environ, **environment},
             stderr=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ class Verification:
     findings: tuple[Finding, ...]  # at most FINDINGS_MAX, in the order of the checks
 
 
-def verify_translation(  # noqa: PLR0913  two texts, two engines, two settings
+def verify_translation(
     source: str,
     target: str,
     *,

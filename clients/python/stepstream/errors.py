@@ -21,8 +21,8 @@ StepstreamError
  +-- NotServed                  not served by this release
  +-- InternalError              our fault; the log has the incident
 
-A class declares `reason` (the stable word on the wire, in error.proto), `status` (the name of the gRPC
-status code) and `retryable` (whether the same call may succeed later).
+A class declares `reason` (the stable word on the wire, in error.proto), `status` (the name of the
+gRPC status code) and `retryable` (whether the same call may succeed later).
 """
 
 from __future__ import annotations

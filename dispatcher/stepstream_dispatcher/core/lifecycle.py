@@ -3,9 +3,10 @@
 Theory of operation. A task is at one step of its pipeline, and that step is in one *stage*: queued,
 leased, delayed, waiting for a person, or ended. `MOVES` has one line for every fact that a stage
 admits; what is not there is refused with the word of `REFUSALS`. A move is a pure function of the
-record, the fact and the circumstances (clock, random number, pipeline); it returns the whole change,
-or a refusal where the fact itself forbids it. The store guards the change by the record's version and,
-for a holder's words, by its lease; after a conflict the same fact is decided again from the newer record.
+record, the fact and the circumstances (clock, random number, pipeline); it returns the whole
+change, or a refusal where the fact itself forbids it. The store guards the change by the record's
+version and, for a holder's words, by its lease; after a conflict the same fact is decided again
+from the newer record.
 """
 
 from __future__ import annotations

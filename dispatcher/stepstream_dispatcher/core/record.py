@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +20,7 @@ __all__ = [
 TERMINAL_STATES: Final = frozenset({"done", "failed", "cancelled"})
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """What the current step of a task waits for."""
 
     QUEUED = "queued"  # an entry of its lane

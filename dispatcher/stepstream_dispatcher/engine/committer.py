@@ -1,10 +1,10 @@
 """Group commit: whatever waits goes out in one call, and what conflicts is decided again.
 
 Theory of operation. Callers hand in *proposals*, each a task, its record as last seen, and a fact.
-`decide` turns each into a transition. Two lanes run side by side, one per commit kind; each takes all
-that waits (up to the store's limits), sends one call, and hands the verdicts back. So the cost per step
-falls as load rises, and nothing waits for a timer. A version conflict comes with the newer record, from
-which the same fact is decided again under the same operation id.
+`decide` turns each into a transition. Two lanes run side by side, one per commit kind; each takes
+all that waits (up to the store's limits), sends one call, and hands the verdicts back. So the cost
+per step falls as load rises, and nothing waits for a timer. A version conflict comes with the newer
+record, from which the same fact is decided again under the same operation id.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stepstream_dispatcher.core.facts import Fact
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
 from stepstream_dispatcher.core.pipeline import Pipeline
 from stepstream_dispatcher.core.record import TaskRecord, Transition, after
-from stepstream_dispatcher.engine.identity import operation_ids
+from stepstream_dispatcher.engine.identity import OperationIds
 from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Store, Verdict
 
 __all__ = ["Committer", "Outcome", "Proposal"]
@@ -126,7 +126,7 @@ class Committer:
         rng: Source of jitter.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         store: Store,
@@ -146,7 +146,7 @@ class Committer:
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
         }
-        self.new_op_id = operation_ids()
+        self.new_op_id = OperationIds().next
 
     async def run(self) -> None:
         """Send calls until cancelled."""

@@ -97,7 +97,7 @@ class Desk:
         cancel_here: Tells the worker that holds a task here to stop; False if none does.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         store: Store,
@@ -242,7 +242,8 @@ class Desk:
         """Cancel a task, now or as soon as its worker has let go.
 
         Raises:
-            InvalidTask, TaskNotFound, TaskFinished, TaskContended, StoreUnavailable: See the errors.
+            InvalidTask, TaskNotFound, TaskFinished, TaskContended, StoreUnavailable: See
+                the errors.
         """
         outcome = await self._apply(task_id, CancelAsked(reason=reason))
         if outcome.refusal is Refusal.FINISHED and outcome.record is not None:

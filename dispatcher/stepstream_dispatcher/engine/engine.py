@@ -31,8 +31,6 @@ from stepstream_dispatcher.store.port import Durability, Store
 
 __all__ = ["Engine", "EngineOptions"]
 
-IDLE_LOOK_S = 0.05  # how often a drain looks whether the workers have finished
-
 _log = structlog.get_logger(__name__)
 
 
@@ -70,7 +68,7 @@ class Engine:
             retain_s=options.retain_s,
             live_max=options.live_max,
             applied=self._applied,
-            rng=random.Random(),  # noqa: S311  (jitter)
+            rng=random.Random(),
         )
         self.timers = Timers(store=store, committer=self.committer)
         self.settling = Settling(store=store, sessions=self.sessions, committer=self.committer)
@@ -165,7 +163,7 @@ class Engine:
         try:
             async with asyncio.timeout(grace_s):
                 while any(session.attempts or session.settling for session in self.sessions):
-                    await asyncio.sleep(IDLE_LOOK_S)
+                    await self.sessions.stirred()
         except TimeoutError:
             held = sum(len(session.attempts) for session in self.sessions)
             _log.warning("left with running attempts; their workers take them along", held=held)

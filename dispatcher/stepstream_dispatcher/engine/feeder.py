@@ -1,11 +1,11 @@
 """Feeds workers: reads as many entries as there is credit for, matches, leases, hands out.
 
-Theory of operation. One reader per dispatcher takes entries of one lane at a time, never more than the
-free credit of the sessions that the lane may feed; when all lanes are empty it blocks over those with
-credit, and is woken when a new one gets some. What was read is *in hand* until it is leased, and counts
-against the credit. An entry that is not its record's current one is deleted unseen. An entry that finds
-no room after all is held for a second and then put back uncharged. A step that has taken down two
-workers gets one for itself, which is reserved until it is idle.
+Theory of operation. One reader per dispatcher takes entries of one lane at a time, never more than
+the free credit of the sessions that the lane may feed; when all lanes are empty it blocks over
+those with credit, and is woken when a new one gets some. What was read is *in hand* until it is
+leased, and counts against the credit. An entry that is not its record's current one is deleted
+unseen. An entry that finds no room after all is held for a second and then put back uncharged. A
+step that has taken down two workers gets one for itself, which is reserved until it is idle.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Feeder:
         limit_ms_of: Limit of one attempt of a record.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         store: Store,
@@ -259,16 +259,15 @@ class Feeder:
 
     async def _hold(self, loads: list[_Load]) -> None:
         """Try again as credit moves, for a second; then put the rest back."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + SURPLUS_S
-        try:
-            async with asyncio.timeout_at(until):
-                while loads:
-                    await self._sessions.changed.wait()
-                    loads = await self._hand_out(loads)
-                    await asyncio.sleep(0.01)  # let the reader clear the signal
-        except TimeoutError:
-            await self._put_back(loads)
+        until = asyncio.get_running_loop().time() + SURPLUS_S
+        while loads:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._sessions.stirred()
+            except TimeoutError:
+                await self._put_back(loads)
+                return
+            loads = await self._hand_out(loads)
 
     async def _put_back(self, loads: list[_Load]) -> None:
         proposals = [
@@ -287,13 +286,13 @@ class Feeder:
         session = await self._reserve_worker(load.entry.queue)
         try:
             while session.attempts or session.settling:
-                await asyncio.sleep(0.02)
+                await self._sessions.stirred()
                 if self._sessions.get(session.id) is None or session.left:
                     await self._put_back([load])
                     return
             await self._lease([(load, session)])
             while session.attempts and not session.left:
-                await asyncio.sleep(0.02)
+                await self._sessions.stirred()
         finally:
             session.reserved = False
             self._sessions.stir()
@@ -310,7 +309,7 @@ class Feeder:
                 session = min(able, key=lambda one: len(one.attempts))
                 session.reserved = True
                 return session
-            await asyncio.sleep(0.05)
+            await self._sessions.stirred()
 
     def _drop(self, entry_ids: Sequence[str]) -> None:
         for entry_id in entry_ids:

@@ -7,9 +7,10 @@ import os
 import secrets
 from itertools import count
 
-__all__ = ["new_session_id", "new_task_id", "new_tokens", "operation_ids"]
+__all__ = ["OperationIds", "new_session_id", "new_task_id", "new_tokens"]
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+_PAIRS = [left + right for left in _DIGITS for right in _DIGITS]
 _TOKEN_BYTES = 12  # 96 random bits: 16 characters, no two alike in practice
 
 
@@ -29,14 +30,14 @@ def new_tokens(amount: int) -> list[str]:
     return [text[start : start + 16] for start in range(0, 16 * amount, 16)]
 
 
-class operation_ids:  # noqa: N801  (used like a function)
+class OperationIds:
     """Endless 8-character operation ids: 4 random characters of the process, 4 counted ones."""
 
     def __init__(self) -> None:
         self._process = base64.urlsafe_b64encode(os.urandom(3)).decode()
         self._numbers = count(int.from_bytes(os.urandom(3)))
 
-    def __call__(self) -> str:
+    def next(self) -> str:
         """The next one; it repeats after 16 million."""
         number = next(self._numbers)
-        return self._process + "".join(_DIGITS[number >> shift & 63] for shift in (18, 12, 6, 0))
+        return self._process + _PAIRS[number >> 12 & 4095] + _PAIRS[number & 4095]

@@ -1,9 +1,9 @@
 """Watches over what workers hold: limits, silence, broken streams, and what a heartbeat tells.
 
-All times are monotonic. A stream that breaks keeps its attempts for a short grace, in which the worker
-instance may come back with them; after it, and after the silence limit, they are settled: an attempt
-that the worker had named was running and is *lost*; one that it never named was not received and is
-*released*, uncharged.
+All times are monotonic. A stream that breaks keeps its attempts for a short grace, in which the
+worker instance may come back with them; after it, and after the silence limit, they are settled: an
+attempt that the worker had named was running and is *lost*; one that it never named was not
+received and is *released*, uncharged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Opens worker sessions: checks who comes, and what becomes of the attempts that it brings along."""
+"""Opens worker sessions: checks who comes, and what becomes of the attempts it brings along."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reception:
         registered: Called after a session was added, so that the store knows of the worker.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         store: Store,

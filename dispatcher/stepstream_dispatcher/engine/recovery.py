@@ -1,9 +1,9 @@
 """Finds work that nobody does: of a dead dispatcher, and of this one's own past.
 
-Entries that a dispatcher took are pending under its name until they are settled, so the pending lists
-say all there is to find. For each entry the record tells what to do: not its task's current entry:
-delete it; queued: queue it again under a new entry; leased by a dispatcher that is gone, and brought
-back by no worker: release it, uncharged.
+Entries that a dispatcher took are pending under its name until they are settled, so the pending
+lists say all there is to find. For each entry the record tells what to do: not its task's current
+entry: delete it; queued: queue it again under a new entry; leased by a dispatcher that is gone, and
+brought back by no worker: release it, uncharged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stepstream_dispatcher.store.port import Entry, Store
 
 __all__ = ["Recovery"]
 
-EVERY_S: Final = 0.5  # a sweep of one's own pending list; short, since most of it is on the table
+EVERY_S: Final = 0.5  # between two sweeps of one's own pending list
 BEAT_EVERY_S: Final = 2.0
 PAGE: Final = 256
 
@@ -41,7 +41,7 @@ class Recovery:
         lanes: Names of all lanes.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         store: Store,

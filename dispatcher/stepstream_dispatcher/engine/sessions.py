@@ -1,9 +1,9 @@
 """Worker sessions: who is connected, how much room each has, and what it holds.
 
-The table of a session is the dispatcher's own count of what a worker has been given: an attempt enters
-it when an entry is matched, and leaves it when its result is received. Free credit is the worker's
-`max_in_flight` less the table, absolute at every instant, so nothing can leak. What follows from a
-frame is decided here without waiting; what must be recorded goes to `settling`.
+The table of a session is the dispatcher's own count of what a worker has been given: an attempt
+enters it when an entry is matched, and leaves it when its result is received. Free credit is the
+worker's `max_in_flight` less the table, absolute at every instant, so nothing can leak. What
+follows from a frame is decided here without waiting; what must be recorded goes to `settling`.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class CancelWord(msgspec.Struct, frozen=True, kw_only=True):
 class Outbox:
     """What waits to be written to one worker; one writer takes all of it at once.
 
-    Bounded by the worker's credit (handouts, cancels) and by `RECEIPTS_MAX`: the reader of the stream
-    waits in `room` before it takes another frame.
+    Bounded by the worker's credit (handouts, cancels) and by `RECEIPTS_MAX`: the reader of the
+    stream waits in `room` before it takes another frame.
     """
 
     def __init__(self) -> None:
@@ -186,10 +186,22 @@ class Sessions:
         self.changed = asyncio.Event()  # credit or membership moved: the feeder looks again
         self.moved = asyncio.Event()  # the same, for whoever wakes the feeder
 
+        self._waiters: list[asyncio.Future[None]] = []
+
     def stir(self) -> None:
         """Say that credit or membership moved."""
         self.changed.set()
         self.moved.set()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def stirred(self) -> None:
+        """Wait until credit or membership moves next."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_id.values()))

@@ -73,6 +73,7 @@ class Settling:
             session.settling.pop(settlement.lease_token, None)
         session.outbox.receipts.extend(receipts)
         session.outbox.notify()
+        self._sessions.stir()
 
     async def _record(
         self, session: Session, settlements: Sequence[Settlement]

@@ -1,9 +1,9 @@
 """Follows tasks for watchers: pushed where possible, read where a push may have been missed.
 
-The history in the store is the truth. An event that is committed here is handed to the watchers of its
-task at once; one that is committed elsewhere arrives by pub/sub. A watcher yields a pushed event only
-when it is the next in sequence; on a hole, on a resync and every 2 s it reads the history instead. So
-nothing is missed, whatever happens to the messages.
+The history in the store is the truth. An event that is committed here is handed to the watchers of
+its task at once; one that is committed elsewhere arrives by pub/sub. A watcher yields a pushed
+event only when it is the next in sequence; on a hole, on a resync and every 2 s it reads the
+history instead. So nothing is missed, whatever happens to the messages.
 """
 
 from __future__ import annotations

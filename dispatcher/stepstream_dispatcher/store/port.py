@@ -6,7 +6,7 @@ Two stores exist, Redis and SQLite; tests/contract holds both to this page.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -32,7 +32,7 @@ CommitKind: TypeAlias = Literal["submit", "settle"]
 Durability: TypeAlias = Literal["AOF_1S", "AOF_SYNC", "LOCAL", "VOLATILE"]
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """What became of one transition."""
 
     APPLIED = "APPLIED"

@@ -58,7 +58,7 @@ class RedisStore:
         monotonic: Clock of this host, seconds that only grow.
     """
 
-    def __init__(  # noqa: PLR0913 - options by keyword, set once by the composition root
+    def __init__(
         self,
         url: str,
         *,

@@ -11,7 +11,7 @@ from stepstream_dispatcher.store.port import Durability, StoreRefused
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link
 
-__all__ = ["check_server", "read_config", "read_durability"]
+__all__ = ["check_server", "check_version", "read_config", "read_durability"]
 
 REDIS_MIN: Final = (7, 0)  # the first with script flags
 VALKEY_MIN: Final = (7, 2)  # the first Valkey
@@ -27,7 +27,7 @@ async def check_server(link: Link, *, allow_eviction: bool) -> list[str]:
         StoreRefused: The message says what to change.
     """
     (info,) = await link.ask(("INFO", "server"))
-    _check_version(info.decode())
+    check_version(info.decode())
     warnings = []
     policy = (await read_config(link, "maxmemory-policy")).get("maxmemory-policy")
     if policy is None:
@@ -62,7 +62,12 @@ async def read_config(link: Link, *names: str) -> dict[str, str]:
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _check_version(info: str) -> None:
+def check_version(info: str) -> None:
+    """Judge the text of INFO server.
+
+    Raises:
+        StoreRefused: The server is older than what the scripts need.
+    """
     fields = dict(re.findall(r"^(\w+):(.*?)\r?$", info, re.MULTILINE))
     for field, name, least in (
         ("valkey_version", "valkey", VALKEY_MIN),
