@@ -36,6 +36,9 @@ _log = structlog.get_logger(__name__)
 
 def run(settings: Settings) -> int:
     """Run a dispatcher until SIGTERM or SIGINT; returns the exit code."""
+    if not settings.use_parallel_processing:
+        sys.stderr.write("error: USE_PARALLEL_PROCESSING=false is not served by this release\n")
+        return 2
     try:
         pipelines = read_pipelines(settings.pipelines)
     except PipelineError as error:

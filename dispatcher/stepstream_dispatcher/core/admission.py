@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from stepstream.errors import InvalidTask, PayloadTooLarge
-from stepstream_dispatcher.core.pipeline import Pipeline
+from stepstream_dispatcher.core.pipeline import Pipeline, Step
 from stepstream_dispatcher.core.record import Event, EventType, Stage, TaskRecord, Transition
 
 __all__ = ["Limits", "Submission", "admit", "check_task_id", "creation", "input_hash", "task_id_of"]
@@ -94,12 +94,12 @@ def creation(
     """Build the transition that makes the task."""
     step = pipeline.step(pipeline.first)
     delayed = submission.delay_ms > 0
-    state = "scheduled" if delayed else "pending"
+    stage, state = _beginning(step, delayed=delayed)
     due_ms = now_ms + submission.delay_ms if delayed else 0
     record = TaskRecord(
         version=1,
         state=state,
-        stage=Stage.DELAYED if delayed else Stage.QUEUED,
+        stage=stage,
         pipeline=pipeline.key,
         step=step.name,
         queue=step.queue,
@@ -117,7 +117,7 @@ def creation(
         expected_version=0,
         fields=msgspec.to_builtins(record),
         data=_data(submission),
-        enqueue=None if delayed else step.queue,
+        enqueue=step.queue if stage is Stage.QUEUED else None,
         due_ms=due_ms if delayed else None,
         move=("", state),
         live=1,
@@ -130,6 +130,14 @@ def creation(
             delay_ms=submission.delay_ms,
         ),
     )
+
+
+def _beginning(step: Step, *, delayed: bool) -> tuple[Stage, str]:
+    if delayed:
+        return Stage.DELAYED, "scheduled"
+    if step.kind == "human":
+        return Stage.WAITING, step.state
+    return Stage.QUEUED, "pending"
 
 
 def _data(submission: Submission) -> dict[str, bytes]:

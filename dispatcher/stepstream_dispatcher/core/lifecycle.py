@@ -207,7 +207,7 @@ def _lose(record: TaskRecord, fact: f.Lost, at: Circumstances) -> Decision:
         return _end(record, at, "failed", settled, **words)
     delay_ms = loss_delay_ms(losses, fact.waited_ms)
     if delay_ms == 0:
-        return _queue(record, at, EventType.LOST, settled, **words)
+        return _queue(record, at, EventType.LOST, settled, actor=record.worker, **words)
     return _delay(record, at, EventType.LOST, delay_ms, settled, **words)
 
 
@@ -219,7 +219,7 @@ def _release(record: TaskRecord, fact: f.Released, at: Circumstances) -> Decisio
     settled = _settled(record, fact.token, reported=fact.reported, tally="")
     if record.cancel:
         return _end(record, at, "cancelled", settled, message=fact.reason)
-    return _queue(record, at, EventType.RELEASED, settled, message=fact.reason)
+    return _queue(record, at, EventType.RELEASED, settled, actor=record.worker, message=fact.reason)
 
 
 def _requeue(record: TaskRecord, fact: f.Requeued, at: Circumstances) -> Decision:
@@ -232,8 +232,12 @@ def _requeue(record: TaskRecord, fact: f.Requeued, at: Circumstances) -> Decisio
 def _due(record: TaskRecord, _fact: f.Due, at: Circumstances) -> Decision:
     if record.due_ms > at.now_ms:
         return Refusal.OBSOLETE
+    change: dict[str, Any] = {"undelay": True}
+    step = at.pipeline.step(record.step)
+    if step.kind == "human":
+        return _enter(record, at, EventType.WAITING, step, change)
     state = "pending" if record.state == "scheduled" else record.state
-    return _queue(record, at, EventType.QUEUED, {"undelay": True}, state=state)
+    return _queue(record, at, EventType.QUEUED, change, state=state)
 
 
 def _cancel_now(record: TaskRecord, fact: f.CancelAsked, at: Circumstances) -> Decision:
@@ -288,7 +292,7 @@ def _redrive(record: TaskRecord, _fact: f.Redriven, at: Circumstances) -> Decisi
     step = at.pipeline.step(record.step)
     change: dict[str, Any] = {"live": 1, "retain_s": -1, "fields": {**_FRESH_STEP, "cancel": 0}}
     change["fields"]["attempt"] = record.attempt
-    return _queue(record, at, EventType.REDRIVEN, change, state=step.state, queue=step.queue)
+    return _enter(record, at, EventType.REDRIVEN, step, change)
 
 
 def _update_input(record: TaskRecord, fact: f.InputUpdated, at: Circumstances) -> Decision:
@@ -343,13 +347,27 @@ def _follow(
     if target == FAILED_TARGET:
         return _end(record, at, "failed", change, **words)
     step = at.pipeline.step(target)
-    fields: Fields = {**_FRESH_STEP, **change.pop("fields", {}), "step": target}
+    change["fields"] = {**_FRESH_STEP, **change.pop("fields", {}), "step": target}
     if step.kind == "human":
-        fields.update(stage=Stage.WAITING.value, queue="", entry="")
-        event = _event(record, at, EventType.WAITING, step.state, **words)
-        return _change(record, at, state=step.state, fields=fields, event=event, **change)
-    change["fields"] = fields
-    return _queue(record, at, kind, change, state=step.state, queue=step.queue, **words)
+        kind = EventType.WAITING
+    return _enter(record, at, kind, step, change, **words)
+
+
+def _enter(
+    record: TaskRecord,
+    at: Circumstances,
+    kind: EventType,
+    step: Step,
+    change: dict[str, Any],
+    **words: str,
+) -> Transition:
+    """Begin a step: on its lane, or before a person."""
+    if step.kind == "worker":
+        return _queue(record, at, kind, change, state=step.state, queue=step.queue, **words)
+    fields: Fields = {**change.pop("fields", {}), "stage": Stage.WAITING.value, "due_ms": 0}
+    fields.update(queue="", entry="")
+    event = _event(record, at, kind, step.state, **words)
+    return _change(record, at, state=step.state, fields=fields, event=event, **change)
 
 
 def _queue(
@@ -491,7 +509,10 @@ def _policy(record: TaskRecord, step: Step) -> RetryPolicy:
     if record.max_retries >= 0:
         policy = msgspec.structs.replace(policy, retries=record.max_retries)
     if record.initial_delay_ms >= 0:
-        policy = msgspec.structs.replace(policy, initial_ms=record.initial_delay_ms)
+        initial_ms = record.initial_delay_ms
+        policy = msgspec.structs.replace(
+            policy, initial_ms=initial_ms, max_ms=max(initial_ms, policy.max_ms)
+        )
     return policy
 
 

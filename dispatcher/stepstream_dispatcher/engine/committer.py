@@ -12,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 
-from stepstream.errors import StepstreamError, StoreUnavailable
+from stepstream.errors import InternalError, StepstreamError, StoreUnavailable
 from stepstream_dispatcher.core.facts import Fact
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
-from stepstream_dispatcher.core.pipeline import Pipeline
+from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.record import TaskRecord, Transition, after
 from stepstream_dispatcher.engine.identity import OperationIds
 from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Store, Verdict
@@ -119,7 +119,8 @@ class Committer:
 
     Args:
         store: Where the records are.
-        pipeline_of: The pipeline of a record, at the version that the task began with.
+        catalog: The pipelines, at every version that a task may have begun with.
+        learn: Reads the definitions that other dispatchers have stored into the catalog.
         retain_s: How long an ended task is kept.
         live_max: Live tasks beyond which a creation is FULL.
         applied: Called with each transition that was applied, before its caller hears of it.
@@ -130,14 +131,16 @@ class Committer:
         self,
         *,
         store: Store,
-        pipeline_of: Callable[[TaskRecord], Pipeline],
+        catalog: Catalog,
+        learn: Callable[[], Awaitable[None]],
         retain_s: int,
         live_max: int,
         applied: Callable[[Transition], None],
         rng: random.Random,
     ) -> None:
         self._store = store
-        self._pipeline_of = pipeline_of
+        self._catalog = catalog
+        self._learn = learn
         self._retain_s = retain_s
         self._live_max = live_max
         self._applied = applied
@@ -172,6 +175,8 @@ class Committer:
         op_ids = [self.new_op_id() for _ in proposals]
         open_ones = list(range(len(proposals)))
         records = [proposal.record for proposal in proposals]
+        if any(self._catalog.by_key(record.pipeline) is None for record in records):
+            await self._learn()
         for _ in range(DECISIONS_MAX):
             transitions: list[Transition] = []
             sent: list[int] = []
@@ -194,9 +199,12 @@ class Committer:
         return outcomes
 
     def _decide(self, proposal: Proposal, record: TaskRecord, op_id: str) -> Transition | Refusal:
+        pipeline = self._catalog.by_key(record.pipeline)
+        if pipeline is None:
+            raise InternalError(f"pipeline {record.pipeline} is defined nowhere")
         at = Circumstances(
             task_id=proposal.task_id,
-            pipeline=self._pipeline_of(record),
+            pipeline=pipeline,
             now_ms=self._store.now_ms(),
             rand=self._rng.random(),
             op_id=op_id,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
-from stepstream.errors import InternalError
 from stepstream_dispatcher.core.admission import Limits
 from stepstream_dispatcher.core.pipeline import Catalog, Pipeline, decode, encode
 from stepstream_dispatcher.core.record import TaskRecord, Transition
@@ -64,7 +63,8 @@ class Engine:
         self.durability: Durability = "VOLATILE"  # until the store was asked
         self.committer = Committer(
             store=store,
-            pipeline_of=self._pipeline_of,
+            catalog=self.catalog,
+            learn=self._learn,
             retain_s=options.retain_s,
             live_max=options.live_max,
             applied=self._applied,
@@ -118,8 +118,7 @@ class Engine:
         """
         await self.store.open()
         await self.store.keep_pipelines({one.key: encode(one) for one in self.catalog})
-        for definition in (await self.store.pipelines()).values():
-            self.catalog.add(decode(definition))
+        await self._learn()
         await self.store.ensure_lanes(sorted(self.catalog.queues()))
         await self.store.beat()
         self.durability = await self.store.durability()
@@ -133,7 +132,7 @@ class Engine:
             feeder=self.feeder,
             dispatcher_id=self.options.dispatcher_id,
             silence_limit_s=self.options.silence_limit_s,
-            lanes=sorted(self.catalog.queues()),
+            lanes=lambda: sorted(self.catalog.queues()),
         )
         loops = {
             "committer": self.committer.run,
@@ -201,14 +200,13 @@ class Engine:
         self.watch.applied(transition)
         self.timers.applied(transition)
 
-    def _pipeline_of(self, record: TaskRecord) -> Pipeline:
-        pipeline = self.catalog.by_key(record.pipeline)
-        if pipeline is None:
-            raise InternalError(f"pipeline {record.pipeline} is not known here")
-        return pipeline
+    async def _learn(self) -> None:
+        """Take in the definitions that others, or this dispatcher before, have stored."""
+        for definition in (await self.store.pipelines()).values():
+            self.catalog.add(decode(definition))
 
     def _limit_ms_of(self, record: TaskRecord) -> int:
         if record.timeout_ms > 0:
             return record.timeout_ms
-        step = self._pipeline_of(record).step(record.step)
-        return step.timeout_ms or self.options.timeout_ms
+        pipeline = self.catalog.by_key(record.pipeline)
+        return (pipeline and pipeline.step(record.step).timeout_ms) or self.options.timeout_ms

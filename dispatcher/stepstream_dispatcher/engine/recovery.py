@@ -9,7 +9,7 @@ brought back by no worker: release it, uncharged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -36,8 +36,8 @@ class Recovery:
 
     Args:
         dispatcher_id: This dispatcher.
-        silence_limit_s: A dispatcher that has not beaten for this long is dead. Nobody is taken over
-            for as long after the store was away, since then nobody could beat.
+        silence_limit_s: A dispatcher that has not beaten for this long is dead. Nobody is taken
+            over for as long after the store was away, since then nobody could beat.
         lanes: Names of all lanes.
     """
 
@@ -50,7 +50,7 @@ class Recovery:
         feeder: Feeder,
         dispatcher_id: str,
         silence_limit_s: float,
-        lanes: Sequence[str],
+        lanes: Callable[[], Sequence[str]],
     ) -> None:
         self._store = store
         self._sessions = sessions
@@ -169,7 +169,7 @@ class Recovery:
             await self._committer.apply(proposals)
 
     async def _pending(self, consumer: str) -> AsyncIterator[list[Entry]]:
-        for queue in self._lanes:
+        for queue in self._lanes():
             after = ""
             while True:
                 page = await self._store.pending(queue, consumer=consumer, after=after, count=PAGE)
