@@ -1,0 +1,110 @@
+"""What the exit status of a command says, and the one line that goes with a bad one."""
+
+import functools
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from typing import ParamSpec
+
+import typer
+
+from stepstream import errors
+from stepstream.cli.valkey import EmbeddedValkeyError
+from stepstream.settings import SettingsError
+
+__all__ = ["EPILOG", "CommandError", "Exit", "complain", "guarded"]
+
+P = ParamSpec("P")
+
+
+class Exit(IntEnum):
+    """The exit statuses; docs/cli.md lists them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNAVAILABLE = 4
+    TASK_FAILED = 5
+    TIMEOUT = 6
+    REVIEW = 7
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.OK: "it went well",
+    Exit.FAILED: "it failed or was refused",
+    Exit.USAGE: "wrong usage or configuration",
+    Exit.NOT_FOUND: "no such task",
+    Exit.UNAVAILABLE: "the dispatcher or its Redis cannot be reached",
+    Exit.TASK_FAILED: "the task that was waited for failed or was cancelled",
+    Exit.TIMEOUT: "the time ran out",
+    Exit.REVIEW: "the task that was waited for waits for a person",
+}
+
+EPILOG = "Exit status: " + "; ".join(f"{code:d} {words}" for code, words in MEANINGS.items())
+
+
+class CommandError(Exception):
+    """A command cannot go on; the message is one line that says what to do."""
+
+    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_FOREIGN = (
+    errors.StepstreamError,
+    TimeoutError,
+    SettingsError,
+    EmbeddedValkeyError,
+    CommandError,
+)
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Makes a command end with one line and a status where it would end with a known error."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.INTERRUPTED) from None
+        except _FOREIGN as error:
+            complain(_words(error))
+            raise typer.Exit(_code(error)) from error
+
+    return run
+
+
+def complain(message: str) -> None:
+    """Writes one line to standard error."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"error: {line}\n")
+    sys.stderr.flush()
+
+
+def _code(error: Exception) -> Exit:
+    match error:
+        case CommandError():
+            return error.code
+        case errors.TaskNotFound():
+            return Exit.NOT_FOUND
+        case errors.Unavailable():
+            return Exit.UNAVAILABLE
+        case TimeoutError():
+            return Exit.TIMEOUT
+        case SettingsError():
+            return Exit.USAGE
+        case _:
+            return Exit.FAILED
+
+
+def _words(error: Exception) -> str:
+    # The class itself, not its children: those speak for a dispatcher that was reached.
+    if type(error) is errors.Unavailable:
+        return f"{error}: start it with `stepstream start`, or say where it is with --address"
+    if isinstance(error, errors.QueueFull) and error.retry_after_s:
+        return f"{error}; try again in {error.retry_after_s:g} s"
+    return str(error) or type(error).__name__

@@ -1,0 +1,75 @@
+"""The options that several commands share."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stepstream.settings import is_address_list
+
+__all__ = ["Address", "AsJson", "DataDir", "Labels", "TaskId", "parse_labels", "parse_seconds"]
+
+_TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)?")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _check_address(value: str | None) -> str | None:
+    if value is not None and not is_address_list(value):
+        raise typer.BadParameter(f"{value!r} is not host:port")
+    return value
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        "-a",
+        metavar="HOST:PORT",
+        callback=_check_address,
+        help="Where the dispatcher listens. Default: STEPSTREAM_ADDRESS, else 127.0.0.1:50051.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        file_okay=False,
+        help="Work on the data that `demo` or `start --embedded-redis` left in this directory: "
+        "starts what is needed and stops it again.",
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label; may be given several times."),
+]
+TaskId = Annotated[str, typer.Argument(metavar="TASK_ID", help="The task.")]
+
+
+def parse_labels(given: list[str] | None) -> dict[str, str]:
+    """Reads `KEY=VALUE` words.
+
+    Raises:
+        typer.BadParameter: one has no `=`.
+    """
+    labels: dict[str, str] = {}
+    for word in given or []:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{word!r} is not KEY=VALUE", param_hint="--label")
+        labels[key] = value
+    return labels
+
+
+def parse_seconds(text: str) -> float:
+    """Reads a time such as `90`, `1.5s`, `10m`, `2h` or `500ms`; without a unit it is seconds.
+
+    Raises:
+        typer.BadParameter: it is not one.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a time such as 90, 1.5s, 10m or 2h")
+    return float(match[1]) * _UNITS_S[match[2] or "s"]

@@ -1,0 +1,95 @@
+"""Writes what commands found: tables on a terminal, lines in a pipe, JSON on request."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "STATE_STYLES",
+    "on_terminal",
+    "print_grid",
+    "print_json",
+    "print_lines",
+    "print_table",
+    "screen",
+    "styled",
+]
+
+STATE_STYLES = {
+    "pending": "dim",
+    "scheduled": "dim",
+    "translating": "cyan",
+    "llm_verification": "blue",
+    "human_review": "yellow",
+    "done": "green",
+    "failed": "bold red",
+    "cancelled": "red",
+}
+
+
+def screen(*, stderr: bool = False) -> Console:
+    """A console on the present standard output or error; words are never taken for markup."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def on_terminal() -> bool:
+    """Whether a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """Writes one JSON document on one line; bytes become base64, times ISO 8601."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_lines(rows: Sequence[Sequence[object]]) -> None:
+    """Writes a line per row, its cells with tabs between."""
+    for row in rows:
+        sys.stdout.write("\t".join(" ".join(str(cell).split()) for cell in row) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Writes a table for people.
+
+    Args:
+        columns: The heads; one that starts with `#` is aligned right. The last one, unless
+            aligned right, takes the width that is left and is cut there.
+        rows: The cells; a name of a state gets its colour.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        right = column.startswith("#")
+        last = column is columns[-1] and not right
+        table.expand = last
+        table.add_column(
+            column.lstrip("#"),
+            justify="right" if right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if last else None,
+        )
+    for row in rows:
+        table.add_row(*(_cell(cell) for cell in row))
+    print_grid(table)
+
+
+def print_grid(table: Table) -> None:
+    """Writes a table as wide as the terminal."""
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def styled(state: str) -> str:
+    """The style of a state; none for one of somebody's own pipeline."""
+    return STATE_STYLES.get(state, "")
+
+
+def _cell(cell: object) -> Text:
+    text = str(cell)
+    return Text(text, style=styled(text))

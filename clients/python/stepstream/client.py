@@ -1,0 +1,296 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from stepstream import _calls
+from stepstream._channel import CHANNEL_OPTIONS, Endpoints
+from stepstream._retry import Retry
+from stepstream._status import error_from_rpc
+from stepstream._watch import Watch
+from stepstream.errors import StepstreamError, Unavailable
+from stepstream.types import Gap, Stats, SubmitItem, Submitted, Task, TaskEvent, TaskPage, Value
+from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceStub
+
+if TYPE_CHECKING:
+    from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceAsyncStub
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Submits tasks and asks for them, from asyncio; an asynchronous context manager.
+
+    Every call is idempotent and is made again after UNAVAILABLE, until its timeout.
+    Errors are those of `stepstream.errors`, and the built-in TimeoutError.
+
+    Args:
+        address: `host:port` of the dispatcher, or of several; None: what STEPSTREAM_ADDRESS says,
+            else 127.0.0.1:50051.
+        timeout_s: Limit of one call, retries included.
+        retry_s: How long UNAVAILABLE is retried; None: until the timeout, 0: not at all.
+        channel: A channel to use instead (for TLS or interceptors); its maker closes it.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        timeout_s: float = 30.0,
+        retry_s: float | None = None,
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        self._endpoints = Endpoints(address if channel is None else (address or "the channel"))
+        self._timeout_s = timeout_s
+        self._retry_s = retry_s
+        self._given = channel
+        self._channels: list[grpc.aio.Channel] = []
+        self._stubs: dict[str, DispatcherServiceAsyncStub] = {}
+        self._luck = random.Random()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; calls under way end with an error."""
+        self._stubs.clear()
+        while self._channels:
+            await self._channels.pop().close()
+
+    async def submit(
+        self,
+        pipeline: str,
+        input: Value,  # noqa: A002 - the word of the protocol
+        *,
+        request_id: str | None = None,
+        delay_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        require_durable: bool = False,
+        max_retries: int | None = None,
+        initial_delay_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Submitted:
+        """Submits one task.
+
+        Args:
+            pipeline: Name of the pipeline, for example `translation`.
+            input: What its first step works on; at most 1 MiB.
+            request_id: Makes the call idempotent; None: a random one.
+            delay_s: Seconds until the task starts, up to 366 days; None: at once.
+            labels: Up to 16, keys and values of at most 63 characters.
+            require_durable: Whether to refuse the task rather than keep it in memory or locally.
+            max_retries: Retries of each step after its first run, 0 to 100; None: the pipeline's.
+            initial_delay_s: Seconds before the first retry; None: the pipeline's.
+            timeout_s: Limit of one attempt of a step; None: the pipeline's.
+
+        Raises:
+            InvalidTask: a field is wrong; the error names it.
+            TaskConflict: the request id was used with another input.
+            QueueFull: too many live tasks; try again after `retry_after_s`.
+            Unavailable: nobody answered in time.
+        """
+        item = SubmitItem(
+            pipeline=pipeline,
+            input=input,
+            request_id=request_id,
+            delay_s=delay_s,
+            labels=labels or {},
+            require_durable=require_durable,
+            max_retries=max_retries,
+            initial_delay_s=initial_delay_s,
+            timeout_s=timeout_s,
+        )
+        return await self._run(_calls.submit(item))
+
+    async def submit_batch(self, items: Sequence[SubmitItem]) -> list[Submitted | StepstreamError]:
+        """Submits up to 1,000 tasks; one answer or error per item, in order.
+
+        Raises:
+            InvalidTask: the list is empty or too long, or a value cannot travel.
+        """
+        return await self._run(_calls.submit_batch(items))
+
+    async def get(self, task_id: str, *, payloads: bool = True) -> Task:
+        """Reads one task, with its input, outputs, result and errors unless payloads is False.
+
+        Raises:
+            TaskNotFound: there is no such task, or it has expired.
+        """
+        return await self._run(_calls.get(task_id, payloads=payloads))
+
+    async def list(
+        self,
+        *,
+        state: str = "",
+        pipeline: str = "",
+        labels: Mapping[str, str] | None = None,
+        page_size: int = 100,
+        page_token: str = "",
+        payloads: bool = False,
+    ) -> TaskPage:
+        """Lists tasks that match all the filters, newest first, 1 to 1,000 a page."""
+        call = _calls.list_(
+            state=state,
+            pipeline=pipeline,
+            labels=labels,
+            page_size=page_size,
+            page_token=page_token,
+            payloads=payloads,
+        )
+        return await self._run(call)
+
+    async def wait(
+        self, task_id: str, *, timeout_s: float = 60.0, through_review: bool = False
+    ) -> Task:
+        """Waits until the task has ended or, unless through_review, waits for a person.
+
+        Raises:
+            TimeoutError: it has not within timeout_s seconds.
+            TaskNotFound: there is no such task, or it has expired.
+        """
+        end_mono = time.monotonic() + timeout_s
+        while True:
+            remaining_s = end_mono - time.monotonic()
+            call = _calls.wait(task_id, remaining_s=remaining_s, through_review=through_review)
+            task, timed_out = await self._run(call)
+            if not timed_out:
+                return task
+            if time.monotonic() >= end_mono:
+                raise TimeoutError(f"task {task_id} is {task.state} after {timeout_s:g} s")
+
+    async def watch(
+        self, task_id: str, *, after: int | None = None, progress: bool = False
+    ) -> AsyncIterator[Task | TaskEvent | Gap]:
+        """Yields the task as it stands, then each event once and in order, to the terminal one.
+
+        Opens a new stream by itself after a break and goes on behind the last event.
+
+        Args:
+            task_id: The task.
+            after: Events with a greater sequence only, 0 for all; None: those after the snapshot.
+            progress: Whether to yield PROGRESS events too.
+
+        Raises:
+            TaskNotFound: there is no such task, or it has expired.
+            Unavailable: nobody answered for the client's timeout.
+        """
+        watch = Watch(task_id, after=after, progress=progress)
+        retry = self._retry(self._timeout_s, self._retry_s)
+        while not watch.is_over():
+            call = self._stub().WatchTask(watch.request())
+            try:
+                async for message in call:
+                    if (item := watch.accept(message)) is not None:
+                        retry = self._retry(self._timeout_s)
+                        yield item
+                    if watch.is_over():
+                        return
+                broken: Exception | None = watch.closed()
+            except grpc.RpcError as error:
+                broken = error_from_rpc(error, self._endpoints.current)
+            finally:
+                call.cancel()
+            if broken is not None:
+                await self._pause(retry, broken)
+
+    async def cancel(self, task_id: str, *, reason: str = "") -> Task:
+        """Cancels a task; `cancel_requested` while a worker still holds it.
+
+        Raises:
+            TaskFinished: it had ended otherwise.
+        """
+        return await self._run(_calls.cancel(task_id, reason=reason))
+
+    async def review(
+        self,
+        task_id: str,
+        decision: str,
+        *,
+        reviewer: str,
+        output: Value = None,
+        feedback: str = "",
+        version: int = 0,
+    ) -> Task:
+        """Decides a task that waits for a person.
+
+        Args:
+            task_id: The task.
+            decision: A word of ReviewDecision: approved, edited or rejected.
+            reviewer: Who decides, for the history; at most 64 bytes.
+            output: The reviewer's own result; with edited only.
+            feedback: Words for whoever does it again; with rejected.
+            version: The task's version that the reviewer saw; 0: whatever it is now.
+
+        Raises:
+            ReviewConflict: it does not wait for a review, or somebody else decided first.
+            RevisionsExhausted: it was sent back as often as its pipeline allows.
+        """
+        call = _calls.review(
+            task_id,
+            decision,
+            reviewer=reviewer,
+            output=output,
+            feedback=feedback,
+            version=version,
+        )
+        return await self._run(call)
+
+    async def stats(self) -> Stats:
+        """Reads counts, workers and throughput."""
+        return await self._run(_calls.stats())
+
+    async def _run(self, call: _calls.Call[T]) -> T:
+        retry = self._retry(call.timeout_s or self._timeout_s, self._retry_s)
+        while True:
+            try:
+                return await self._once(call, retry.remaining_s(time.monotonic()))
+            except Unavailable as error:
+                await self._pause(retry, error)
+
+    async def _once(self, call: _calls.Call[T], timeout_s: float) -> T:
+        try:
+            answer = await getattr(self._stub(), call.method)(call.request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._endpoints.current) from error
+        return call.read(answer)
+
+    def _retry(self, timeout_s: float, retry_s: float | None = None) -> Retry:
+        return Retry(now_mono=time.monotonic(), timeout_s=timeout_s, retry_s=retry_s)
+
+    async def _pause(self, retry: Retry, error: Exception) -> None:
+        """Waits before the next attempt; raises the error when there is to be none."""
+        pause_s = retry.pause_s(error, time.monotonic(), self._luck)
+        self._endpoints.move_on()
+        await asyncio.sleep(pause_s)
+
+    def _stub(self) -> DispatcherServiceAsyncStub:
+        address = self._endpoints.current
+        if address not in self._stubs:
+            channel = self._given or self._open(address)
+            self._stubs[address] = DispatcherServiceStub(channel)
+        return self._stubs[address]
+
+    def _open(self, address: str) -> grpc.aio.Channel:
+        # Opened at the first call, because a channel belongs to the loop that makes it.
+        channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channels.append(channel)
+        return channel

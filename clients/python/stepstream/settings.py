@@ -1,0 +1,136 @@
+"""What the environment says to the client side; the only place here that reads it.
+
+Read with msgspec, because the command line cannot wait half a second for a larger library.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+__all__ = [
+    "Address",
+    "Addresses",
+    "ClientSettings",
+    "EditorSettings",
+    "LocalSettings",
+    "SettingsError",
+    "child_environment",
+    "is_address_list",
+    "read",
+]
+
+SettingsT = TypeVar("SettingsT", bound=Struct)
+
+_SECRET = frozenset({"REDIS_URL"})  # it may hold a password
+_SHOWN_MAX = 40  # characters of a bad value in its message
+
+_PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
+_HOST_PORT = rf"(\[[0-9A-Fa-f:.%]+\]|[^\s,;:/]+):{_PORT}"
+
+Address = Annotated[
+    str, Meta(pattern=f"^{_HOST_PORT}$", description="host:port with a port from 1 to 65535")
+]
+Addresses = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{_HOST_PORT}(\s*,\s*{_HOST_PORT})*$",
+        description="host:port, or several of them with commas between",
+    ),
+]
+RedisUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(rediss?|unix)://.+",
+        description="a redis://, rediss:// or unix:// URL",
+    ),
+]
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used; the message is one line."""
+
+
+class ClientSettings(Struct, frozen=True, rename={"address": "STEPSTREAM_ADDRESS"}):
+    """What a client reads."""
+
+    address: Addresses = "127.0.0.1:50051"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of the dispatchers, in the order of preference."""
+        return tuple(address.strip() for address in self.address.split(","))
+
+
+class LocalSettings(
+    Struct,
+    frozen=True,
+    rename={
+        "worker_count": "WORKER_COUNT",
+        "slots": "MAX_CONCURRENT_TASKS",
+        "redis_url": "REDIS_URL",
+        "grpc_address": "STEPSTREAM_GRPC_ADDRESS",
+        "http_address": "STEPSTREAM_HTTP_ADDRESS",
+        "log_format": "STEPSTREAM_LOG_FORMAT",
+    },
+):
+    """What `stepstream start` reads before it hands the environment on to its processes."""
+
+    worker_count: Annotated[int, Meta(ge=0, le=256, description="an integer, 0 to 256")] = 2
+    slots: Annotated[int, Meta(ge=1, le=1000, description="an integer, 1 to 1000")] = 3
+    redis_url: RedisUrl = "redis://localhost:6379"
+    grpc_address: Address = "127.0.0.1:50051"
+    http_address: Address = "127.0.0.1:3000"
+    log_format: Annotated[
+        Literal["auto", "json", "console"], Meta(description="one of auto, json, console")
+    ] = "auto"
+
+
+class EditorSettings(Struct, frozen=True, rename={"visual": "VISUAL", "editor": "EDITOR"}):
+    """What `stepstream review` opens a translation with."""
+
+    visual: str = ""
+    editor: str = "vi"
+
+    @property
+    def command(self) -> str:
+        """The command line of the editor."""
+        return self.visual or self.editor
+
+
+def read(kind: type[SettingsT], environment: Mapping[str, str] | None = None) -> SettingsT:
+    """Reads settings from the environment, or from another mapping; an empty value is none.
+
+    Raises:
+        SettingsError: one line that names the setting, its value and what is expected.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for setting in msgspec.structs.fields(kind):
+        if given := source.get(setting.encode_name, "").strip():
+            values[setting.name] = _convert(setting.encode_name, given, setting.type)
+    return kind(**values)
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment to start a process with: ours, with changes."""
+    return {**os.environ, **changes}
+
+
+def is_address_list(text: str) -> bool:
+    """Whether a text can stand in STEPSTREAM_ADDRESS."""
+    try:
+        msgspec.convert(text, Addresses)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _convert(name: str, given: str, kind: Any) -> Any:
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        shown = "(not shown)" if name in _SECRET else repr(given[:_SHOWN_MAX])
+        raise SettingsError(f"{name}: {shown} is not {get_args(kind)[1].description}") from error

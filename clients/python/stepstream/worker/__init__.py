@@ -1,0 +1,18 @@
+"""The worker side of the SDK: functions that run steps, and the process that serves them."""
+
+from stepstream.worker.app import Worker
+from stepstream.worker.context import StepContext
+from stepstream.worker.outcomes import Cancelled, Completed, NotRetryable, RetryAfter
+from stepstream.worker.registry import Step, find_steps, step
+
+__all__ = [
+    "Cancelled",
+    "Completed",
+    "NotRetryable",
+    "RetryAfter",
+    "Step",
+    "StepContext",
+    "Worker",
+    "find_steps",
+    "step",
+]

@@ -1,0 +1,55 @@
+"""One attempt at a step, as both of the worker's loops and the handler's thread see it.
+
+The gRPC loop makes it and sets `cancelled_because`; the handler's side reads that and sets
+`progress`. Each is one reference written by one side, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from stepstream.v1 import worker_service_pb2 as pb
+
+__all__ = ["Attempt", "Why"]
+
+
+class Why(enum.Enum):
+    """Why an attempt is to stop."""
+
+    REQUESTED = "the task was cancelled"
+    TIMEOUT = "the attempt ran beyond its limit"
+    LEASE_LOST = "somebody else owns the attempt"
+    SILENCE = "no word from the dispatcher"
+    LEAVING = "the worker is leaving"
+
+
+class Attempt:
+    """An assignment and what has happened to it here.
+
+    Args:
+        assignment: What the dispatcher sent.
+        moved: Called, from any thread, when `progress` has news that nobody has read.
+    """
+
+    __slots__ = ("_moved", "_unread", "assignment", "cancelled_because", "progress", "token")
+
+    def __init__(self, assignment: pb.Assignment, moved: Callable[[Attempt], None]) -> None:
+        self.assignment = assignment
+        self.token = assignment.lease_token
+        self.cancelled_because: Why | None = None
+        self.progress: tuple[float, str] = (0.0, "")  # fraction 0 to 1, note
+        self._moved = moved
+        self._unread = False
+
+    def report_progress(self, fraction: float, note: str) -> None:
+        """Sets the progress; thread safe, and tells the gRPC loop once until it has looked."""
+        self.progress = (max(0.0, min(1.0, fraction)), note)
+        if not self._unread:
+            self._unread = True
+            self._moved(self)
+
+    def read_progress(self) -> tuple[float, str]:
+        """The latest progress; from now on a further report tells again."""
+        self._unread = False
+        return self.progress

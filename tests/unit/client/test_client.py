@@ -1,0 +1,307 @@
+"""The asynchronous client against a real grpc.aio server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import grpc.aio
+import pytest
+
+from stepstream import AsyncClient, SubmitItem, errors
+from stepstream.types import Submitted, Task, TaskEvent
+from stepstream.v1.dispatcher_service_pb2_grpc import add_DispatcherServiceServicer_to_server
+from tests.unit.client.dispatcher_stub import (
+    HOLD,
+    BareStatus,
+    StubDispatcher,
+    frame,
+    make_event,
+    make_task,
+    serving,
+    snapshot,
+)
+
+_BROKEN = BareStatus(code=grpc.StatusCode.UNAVAILABLE)
+
+
+@pytest.fixture
+def stub() -> StubDispatcher:
+    return StubDispatcher()
+
+
+@pytest.fixture
+async def address(stub: StubDispatcher) -> AsyncIterator[str]:
+    with ThreadPoolExecutor(4) as threads:
+        server = grpc.aio.server(migration_thread_pool=threads)
+        add_DispatcherServiceServicer_to_server(stub, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        yield f"127.0.0.1:{port}"
+        await server.stop(None)
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(address, timeout_s=10.0) as client:
+        yield client
+
+
+async def test_submit_sends_every_argument(client, stub):
+    submitted = await client.submit(
+        "translation",
+        {"text": "x", "n": 1},
+        request_id="r1",
+        delay_s=1.5,
+        labels={"a": "b"},
+        require_durable=True,
+        max_retries=0,
+        initial_delay_s=0.25,
+        timeout_s=9,
+    )
+
+    assert submitted == Submitted(
+        task_id="t1",
+        execution_mode="PARALLEL",
+        durability="AOF_1S",
+        duplicate=False,
+        state="pending",
+    )
+    request = stub.requests[0]
+    assert (request.pipeline, request.request_id) == ("translation", "r1")
+    assert request.input.json["text"] == "x"
+    assert (request.delay.seconds, request.delay.nanos) == (1, 500_000_000)
+    assert dict(request.labels) == {"a": "b"}
+    assert request.require_durable
+    assert (request.retry.HasField("max_retries"), request.retry.max_retries) == (True, 0)
+    assert request.retry.initial_delay.nanos == 250_000_000
+    assert request.retry.timeout.seconds == 9
+
+
+async def test_submit_without_options_sets_only_a_random_request_id(client, stub):
+    await client.submit("p", "text")
+    await client.submit("p", "text")
+
+    first, second = stub.requests
+    assert len(first.request_id) == 32
+    assert first.request_id != second.request_id
+    assert not first.HasField("retry")
+    assert not first.HasField("delay")
+
+
+async def test_a_repeated_submit_keeps_its_request_id(client, stub):
+    stub.refusals.append(errors.StoreUnavailable("redis is away"))
+
+    submitted = await client.submit("p", None)
+
+    first, second = stub.requests
+    assert submitted.task_id == "t1"
+    assert first.request_id == second.request_id
+
+
+async def test_submit_batch_answers_item_by_item(client):
+    items = [SubmitItem(pipeline="p", input="x", request_id="r"), SubmitItem(pipeline="", input="")]
+
+    accepted, refused = await client.submit_batch(items)
+
+    assert isinstance(accepted, Submitted)
+    assert accepted.task_id == "r"
+    assert isinstance(refused, errors.QueueFull)
+    assert (str(refused), refused.retry_after_s) == ("queue full", 2.0)
+
+
+async def test_a_bad_item_of_a_batch_is_named_by_its_index(client):
+    items = [SubmitItem(pipeline="p", input="x"), SubmitItem(pipeline="p", input={"a": 2**60})]
+
+    with pytest.raises(errors.InvalidTask) as caught:
+        await client.submit_batch(items)
+
+    assert caught.value.field == "requests[1].input.json.a"
+
+
+async def test_reads_hand_on_what_the_dispatcher_says(client, stub):
+    stub.tasks["t1"] = make_task(state="done", labels={"k": "v"})
+    stub.stats.workers["worker-0"].processed = 5
+
+    task = await client.get("t1", payloads=False)
+    page = await client.list(state="done")
+    stats = await client.stats()
+
+    assert (task.state, task.labels) == ("done", {"k": "v"})
+    assert not stub.requests[0].include_payloads
+    assert page.tasks == [task]
+    assert stats.workers["worker-0"].processed == 5
+
+
+async def test_wait_asks_again_until_the_task_has_ended(client, stub):
+    stub.tasks["t1"] = make_task(state="done")
+    stub.wait_timeouts = 2
+
+    task = await client.wait("t1", timeout_s=5.0, through_review=True)
+
+    assert task.finished
+    assert len(stub.requests) == 3
+    assert stub.requests[0].through_review
+
+
+async def test_wait_gives_up_at_its_timeout(client, stub):
+    stub.tasks["t1"] = make_task(state="translating")
+    stub.wait_timeouts = 1_000_000
+
+    with pytest.raises(TimeoutError, match=r"task t1 is translating after 0\.05 s"):
+        await client.wait("t1", timeout_s=0.05)
+
+
+async def test_cancel_and_review_answer_with_the_task(client, stub):
+    stub.tasks["t1"] = make_task()
+
+    cancelled = await client.cancel("t1", reason="changed my mind")
+    reviewed = await client.review(
+        "t1", "edited", reviewer="ada", output={"text": "better"}, version=3
+    )
+
+    assert cancelled.state == "cancelled"
+    assert reviewed.reviewer == "ada"
+    assert stub.requests[0].reason == "changed my mind"
+    assert (stub.requests[1].output.json["text"], stub.requests[1].version) == ("better", 3)
+
+
+async def test_an_unknown_decision_is_refused_before_the_call(client, stub):
+    with pytest.raises(errors.InvalidTask, match="approved, edited, rejected"):
+        await client.review("t1", "maybe", reviewer="ada")
+
+    assert stub.requests == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in errors.ERRORS_BY_REASON.values() if not issubclass(kind, errors.Unavailable)],
+)
+async def test_each_error_arrives_as_its_class(client, stub, kind):
+    stub.refusals.append(kind("what and why", field="input", retry_after_s=1.5))
+
+    with pytest.raises(errors.StepstreamError) as caught:
+        await client.get("t1")
+
+    assert type(caught.value) is kind
+    assert str(caught.value) == "what and why"
+    assert (caught.value.field, caught.value.retry_after_s) == ("input", 1.5)
+
+
+@pytest.mark.parametrize("kind", [errors.Unavailable, errors.Draining, errors.StoreUnavailable])
+async def test_unavailability_outlasts_neither_timeout_nor_its_reason(address, stub, kind):
+    stub.refusals.extend([kind("away")] * 50)
+
+    async with AsyncClient(address, timeout_s=0.5) as client:
+        with pytest.raises(kind, match="away"):
+            await client.get("t1")
+
+    assert 2 <= len(stub.requests) <= 5
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, TimeoutError, "in time"),
+        (grpc.StatusCode.NOT_FOUND, errors.TaskNotFound, "words"),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.NotServed, "words"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.PayloadTooLarge, "words"),
+        (grpc.StatusCode.DATA_LOSS, errors.InternalError, "DATA_LOSS: words"),
+        (grpc.StatusCode.UNAVAILABLE, errors.Unavailable, "broke: words"),
+        (grpc.StatusCode.CANCELLED, errors.Unavailable, "words"),
+    ],
+)
+async def test_a_bare_status_becomes_an_error_by_its_code(address, stub, code, kind, message):
+    stub.refusals.append(BareStatus(code=code, details="words"))
+
+    async with AsyncClient(address, retry_s=0.0) as client:
+        with pytest.raises(kind, match=message):
+            await client.get("t1")
+
+
+async def test_nobody_listening_is_said_plainly(unused_tcp_port):
+    async with AsyncClient(f"127.0.0.1:{unused_tcp_port}", retry_s=0.0) as client:
+        with pytest.raises(errors.Unavailable) as caught:
+            await client.stats()
+
+    assert str(caught.value) == f"nobody listens at 127.0.0.1:{unused_tcp_port}"
+
+
+async def test_another_address_is_tried(address, stub, unused_tcp_port):
+    stub.tasks["t1"] = make_task()
+
+    async with AsyncClient([f"127.0.0.1:{unused_tcp_port}", address]) as client:
+        task = await client.get("t1")
+
+    assert task.task_id == "t1"
+
+
+async def _collect(client: AsyncClient, **options: object) -> list[object]:
+    return [item async for item in client.watch("t1", **options)]
+
+
+async def test_watch_goes_on_after_a_break_without_loss_or_repetition(client, stub):
+    first = make_task(version=1)
+    stub.streams.append([snapshot(first), frame(make_event(2, "LEASED")), _BROKEN])
+    stub.streams.append([_BROKEN])
+    stub.streams.append(
+        [snapshot(first), frame(make_event(3, "COMPLETED")), errors.Draining("leaving")]
+    )
+    stub.streams.append(
+        [snapshot(first), frame(make_event(3, "COMPLETED")), frame(make_event(4, "DONE"))]
+    )
+
+    task, *events = await _collect(client)
+
+    assert isinstance(task, Task)
+    assert [event.sequence for event in events] == [2, 3, 4]
+    assert [request.after_sequence for request in stub.requests] == [0, 2, 2, 3]
+    assert not stub.requests[0].HasField("after_sequence")
+
+
+async def test_watch_opens_again_after_an_early_orderly_end(client, stub):
+    stub.streams.append([snapshot(make_task())])
+    stub.streams.append([snapshot(make_task()), frame(make_event(2, "DONE"))])
+
+    items = await _collect(client)
+
+    assert len(items) == 2
+
+
+async def test_watch_of_an_unknown_task_raises(client, stub):
+    stub.streams.append([errors.TaskNotFound("no task t1")])
+
+    with pytest.raises(errors.TaskNotFound, match="no task t1"):
+        await _collect(client)
+
+
+async def test_watch_gives_up_when_nobody_answers(address, stub):
+    stub.streams.extend([[_BROKEN]] * 50)
+
+    async with AsyncClient(address, timeout_s=0.5) as client:
+        with pytest.raises(errors.Unavailable):
+            await _collect(client)
+
+
+async def test_a_watch_that_is_left_closes_its_stream(stub):
+    stub.streams.append([snapshot(make_task()), frame(make_event(2, "LEASED")), HOLD])
+
+    with serving(stub) as address:
+        async with AsyncClient(address) as client:
+            watch = client.watch("t1", progress=True)
+            items = [await anext(watch), await anext(watch)]
+            await watch.aclose()
+            left = await asyncio.to_thread(stub.left.wait, 4.0)
+
+    assert left
+    assert isinstance(items[1], TaskEvent)
+    assert stub.requests[0].include_progress
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    import socket  # noqa: PLC0415
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,21 @@
+"""`python -m stepstream_worker`: the translation worker as a process."""
+
+from __future__ import annotations
+
+import sys
+
+from stepstream.errors import StepstreamError
+from stepstream_worker.app import make_worker
+
+
+def main() -> None:
+    """Serves until SIGTERM; status 1 when a dispatcher refuses the worker, 2 for a bad setting."""
+    try:
+        make_worker().run()
+    except StepstreamError as error:
+        sys.stderr.write(f"refused: {error}\n")
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()
