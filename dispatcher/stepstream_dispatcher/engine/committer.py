@@ -46,7 +46,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: Verdict | None = None  # None: refused before it reached the store
     refusal: Refusal | None = None
-    record: TaskRecord | None = None  # as it stands now, where known
+    record: TaskRecord | None = None  # as it stands now, or as the fact left it; where known
     transition: Transition | None = None  # what was sent last
 
     @property
@@ -251,5 +251,7 @@ class Committer:
 
 
 def _outcome(record: TaskRecord, transition: Transition, result: Result) -> Outcome:
-    known = after(record, transition) if result.verdict is Verdict.APPLIED else result.record
+    known = result.record
+    if result.verdict in (Verdict.APPLIED, Verdict.DUPLICATE):
+        known = known or after(record, transition)
     return Outcome(verdict=result.verdict, record=known, transition=transition)

@@ -26,7 +26,7 @@ from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
 from stepstream_dispatcher.engine.timers import Timers
 from stepstream_dispatcher.engine.watch import WatchHub
-from stepstream_dispatcher.store.port import Durability, Store
+from stepstream_dispatcher.store.port import MINUTE_MS, Durability, Store
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -177,8 +177,12 @@ class Engine:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
+        minute = self.store.now_ms() // MINUTE_MS
         return assemble(
-            await self.store.counts(), await self.store.workers(), is_running=not self.draining
+            await self.store.counts(),
+            await self.store.workers(),
+            ended_last_minute=await self.store.ended_in(minute - 1),
+            is_running=not self.draining,
         )
 
     async def ready(self) -> str | None:

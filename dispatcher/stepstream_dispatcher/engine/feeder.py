@@ -11,6 +11,7 @@ step that has taken down two workers gets one for itself, which is reserved unti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -23,7 +24,7 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.identity import new_tokens
 from stepstream_dispatcher.engine.sessions import Attempt, Handout, Session, Sessions
-from stepstream_dispatcher.store.port import Entry, Store
+from stepstream_dispatcher.store.port import Entry, Store, Verdict
 
 __all__ = ["Feeder"]
 
@@ -67,17 +68,20 @@ class Feeder:
         self._turn = 0
         self._stopped = False
         self.in_hand: dict[str, Entry] = {}  # by entry id: read, and not yet leased
+        self._alone: set[str] = set()  # ids of those that wait for a worker of their own
 
     async def run(self) -> None:
         """Feed until cancelled."""
         self.in_hand.clear()
+        self._alone.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._wake_reader())
             await self._read_for_ever(group)
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Hand out nothing more, and put back what is in hand."""
         self._stopped = True
+        self._sessions.stir()
 
     async def _read_for_ever(self, group: asyncio.TaskGroup) -> None:
         rounds = asyncio.Semaphore(ROUNDS_MAX)
@@ -94,14 +98,14 @@ class Feeder:
                 group.create_task(self._round(entries, rounds, group))
 
     def _credit(self) -> dict[str, int]:
-        """Free slots by lane, less what is in hand."""
+        """Free slots by lane, less what is in hand for them."""
         if self._stopped:
             return {}
         credit: dict[str, int] = {}
         for offer in self._sessions.offers():
             for queue in offer.queues:
                 credit[queue] = credit.get(queue, 0) + offer.free
-        in_hand = len(self.in_hand)
+        in_hand = len(self.in_hand) - len(self._alone)
         return {queue: free - in_hand for queue, free in credit.items() if free > in_hand}
 
     async def _read(self, credit: dict[str, int]) -> list[Entry]:
@@ -116,6 +120,8 @@ class Feeder:
         return []
 
     async def _wait(self, queues: frozenset[str]) -> list[Entry]:
+        if not self._credit().keys() <= queues:
+            return []  # a lane got credit while the others were read
         self._waiting_on = queues
         try:
             return await self._store.wait(sorted(queues), timeout_s=WAIT_S)
@@ -123,11 +129,13 @@ class Feeder:
             self._waiting_on = None
 
     async def _wake_reader(self) -> None:
-        """End the block when a lane gets credit that it does not wait on."""
+        """End the block when a lane gets credit that it does not wait on, and at the stop."""
         while True:
             await self._sessions.moved.wait()
             self._sessions.moved.clear()
-            if self._waiting_on is not None and not self._credit().keys() <= self._waiting_on:
+            if self._waiting_on is None:
+                continue
+            if self._stopped or not self._credit().keys() <= self._waiting_on:
                 await self._store.wake()
 
     # --- one round -------------------------------------------------------------------------------
@@ -138,6 +146,7 @@ class Feeder:
         try:
             loads = await self._load(entries)
             alone = [load for load in loads if runs_alone(load.record)]
+            self._alone.update(load.entry.entry_id for load in alone)
             for load in alone:
                 group.create_task(self._hand_out_alone(load))
             left = await self._hand_out([load for load in loads if not runs_alone(load.record)])
@@ -150,19 +159,28 @@ class Feeder:
         """Read what the entries name; delete those that are no task's current one."""
         found = await self._store.load([entry.task_id for entry in entries])
         loads: list[_Load] = []
-        obsolete: dict[str, list[str]] = {}
+        obsolete: list[Entry] = []
         for entry, (record, data) in zip(entries, found, strict=True):
             if record is not None and is_current(record, entry):
                 loads.append(_Load(entry=entry, record=record, data=data))
             else:
-                obsolete.setdefault(entry.queue, []).append(entry.entry_id)
-        for queue, entry_ids in obsolete.items():
+                obsolete.append(entry)
+        await self._discard(obsolete)
+        return loads
+
+    async def _discard(self, entries: Sequence[Entry]) -> None:
+        by_queue: dict[str, list[str]] = {}
+        for entry in entries:
+            by_queue.setdefault(entry.queue, []).append(entry.entry_id)
+        for queue, entry_ids in by_queue.items():
             await self._store.discard(queue, entry_ids)
             self._drop(entry_ids)
-        return loads
+            self._sessions.stir()  # the reader may have waited for this credit
 
     async def _hand_out(self, loads: list[_Load]) -> list[_Load]:
         """Lease what finds room; returns the rest."""
+        if self._stopped:
+            return loads
         wants = [Want(queue=load.entry.queue) for load in loads]
         matches = assign(wants, self._sessions.offers())
         taken: list[tuple[_Load, Session]] = []
@@ -222,15 +240,20 @@ class Feeder:
         attempts: dict[str, Attempt],
         outcomes: Sequence[Outcome],
     ) -> None:
-        """Put leased attempts into the outboxes, and take back what was not leased."""
+        """Put leased attempts into the outboxes, and take back what was not leased.
+
+        All tables and outboxes are right before anything is awaited, so that no slot is lost.
+        """
         now = asyncio.get_running_loop().time()
         orphaned: list[Proposal] = []
+        obsolete: list[Entry] = []
         touched: dict[str, Session] = {}
         for (load, session), token, outcome in zip(taken, attempts, outcomes, strict=True):
             attempt = attempts[token]
             if not outcome.applied or outcome.record is None:
                 session.attempts.pop(token, None)
-                await self._store.discard(load.entry.queue, [load.entry.entry_id])
+                if outcome.verdict is not Verdict.VERSION_CONFLICT:  # else: left to recovery
+                    obsolete.append(load.entry)
                 continue
             attempt.record = outcome.record
             if session.left or self._sessions.get(session.id) is None:
@@ -244,6 +267,7 @@ class Feeder:
         self._sessions.stir()
         if orphaned:
             await self._committer.apply(orphaned)
+        await self._discard(obsolete)
 
     def _post(self, session: Session, attempt: Attempt, load: _Load, now: float) -> None:
         record = attempt.record
@@ -260,14 +284,15 @@ class Feeder:
     async def _hold(self, loads: list[_Load]) -> None:
         """Try again as credit moves, for a second; then put the rest back."""
         until = asyncio.get_running_loop().time() + SURPLUS_S
-        while loads:
+        while loads and not self._stopped:
             try:
                 async with asyncio.timeout_at(until):
                     await self._sessions.stirred()
             except TimeoutError:
-                await self._put_back(loads)
-                return
+                break
             loads = await self._hand_out(loads)
+        if loads:
+            await self._put_back(loads)
 
     async def _put_back(self, loads: list[_Load]) -> None:
         proposals = [
@@ -280,14 +305,19 @@ class Feeder:
         ]
         await self._committer.apply(proposals)
         self._drop([load.entry.entry_id for load in loads])
+        self._sessions.stir()  # the reader may have waited for this credit
 
     async def _hand_out_alone(self, load: _Load) -> None:
         """Reserve the least busy worker, wait until it is idle, and give it this one."""
         session = await self._reserve_worker(load.entry.queue)
+        if session is None:
+            await self._put_back([load])
+            return
         try:
             while session.attempts or session.settling:
                 await self._sessions.stirred()
-                if self._sessions.get(session.id) is None or session.left:
+                gone = self._sessions.get(session.id) is None or session.left
+                if gone or self._stopped:
                     await self._put_back([load])
                     return
             await self._lease([(load, session)])
@@ -297,23 +327,27 @@ class Feeder:
             session.reserved = False
             self._sessions.stir()
 
-    async def _reserve_worker(self, queue: str) -> Session:
-        while True:
-            able = [
-                session
-                for session in self._sessions
-                if queue in self._sessions.queues_of(session)
-                and not (session.reserved or session.left)
-            ]
-            if able:
-                session = min(able, key=lambda one: len(one.attempts))
-                session.reserved = True
-                return session
-            await self._sessions.stirred()
+    async def _reserve_worker(self, queue: str) -> Session | None:
+        """The worker that is reserved; None if none comes in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SURPLUS_S):
+                while not self._stopped:
+                    able = [one for one in self._sessions if self._can_be_reserved(one, queue)]
+                    if able:
+                        session = min(able, key=lambda one: len(one.attempts))
+                        session.reserved = True
+                        return session
+                    await self._sessions.stirred()
+        return None
+
+    def _can_be_reserved(self, session: Session, queue: str) -> bool:
+        open_to_it = queue in self._sessions.queues_of(session) and session.max_in_flight > 0
+        return open_to_it and not (session.reserved or session.left)
 
     def _drop(self, entry_ids: Sequence[str]) -> None:
         for entry_id in entry_ids:
             self.in_hand.pop(entry_id, None)
+            self._alone.discard(entry_id)
 
 
 def is_current(record: TaskRecord, entry: Entry) -> bool:

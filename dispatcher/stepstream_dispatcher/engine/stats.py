@@ -53,6 +53,7 @@ class Stats:
     states: Mapping[str, int]  # tasks in each state
     live: int  # tasks that have not ended
     retries: int  # since the counters began
+    throughput_per_minute: int  # attempts that ended in the last full minute
 
     @property
     def worker_utilization(self) -> float:
@@ -73,6 +74,7 @@ def assemble(
     counts: Mapping[str, int],
     workers: Mapping[str, Mapping[str, str]],
     *,
+    ended_last_minute: int = 0,
     parallel_processing: bool = True,
     is_running: bool = True,
 ) -> Stats:
@@ -82,6 +84,7 @@ def assemble(
         counts: Tasks by state, and `live` and `retries`. What is missing is 0.
         workers: By name, the fields `processed`, `failed`, `current_tasks`, `max_in_flight` and
             `is_running` ("1" or "0"); others are left out. What is missing is 0.
+        ended_last_minute: Attempts that ended in the last full minute, over all dispatchers.
         parallel_processing: Whether tasks run through Redis and workers.
         is_running: Whether this dispatcher serves.
     """
@@ -104,6 +107,7 @@ def assemble(
         states={name: count for name, count in counts.items() if name not in _NOT_STATES},
         live=counts.get("live", 0),
         retries=counts.get("retries", 0),
+        throughput_per_minute=ended_last_minute,
     )
 
 

@@ -70,8 +70,10 @@ class _Watcher:
                 last = max(last, event.sequence)
         return taken
 
-    async def rings(self) -> bool:
+    async def rings(self, last: int) -> bool:
         """Wait for a push; True if the history must be read instead of what was pushed."""
+        if self.pushed and self.pushed[0].sequence <= last + 1:  # it came during the latest look
+            return False
         if self.pushed:  # what `take` left is behind a hole
             self.pushed.clear()
             return True
@@ -146,7 +148,7 @@ class WatchHub:
                     if isinstance(frame, Event) and frame.sequence:
                         last = frame.sequence
                         ended = frame.type in ENDINGS
-                look = not ended and await watcher.rings()
+                look = not ended and await watcher.rings(last)
 
     async def _missed(self, task_id: str, last: int) -> list[WatchFrame]:
         events: list[WatchFrame] = []

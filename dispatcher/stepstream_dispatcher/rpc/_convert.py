@@ -281,6 +281,7 @@ def stats_response(stats: Stats, ages_ms: Mapping[str, int], now_ms: int) -> api
             reviewing=stats.queue.reviewing,
         ),
         states=states,
+        throughput_per_minute=stats.throughput_per_minute,
         worker_utilization=stats.worker_utilization,
         failure_percentage=stats.failure_percentage,
         retries=stats.retries,

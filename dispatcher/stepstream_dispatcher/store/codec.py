@@ -16,7 +16,6 @@ __all__ = [
     "WAITING_STATES",
     "decode_event",
     "decode_published",
-    "decode_published_id",
     "decode_record",
     "encode_event",
     "encode_published",
@@ -47,17 +46,10 @@ class _Published(msgspec.Struct, frozen=True, kw_only=True):
     progress: float
 
 
-class _PublishedId(msgspec.Struct, frozen=True):
-    """As much of a published event as tells whose it is."""
-
-    task_id: str
-
-
 _event_encoder: Final = msgspec.msgpack.Encoder()
 _event_decoder: Final = msgspec.msgpack.Decoder(Event)
 _json_encoder: Final = msgspec.json.Encoder()
 _published_decoder: Final = msgspec.json.Decoder(_Published)
-_published_id_decoder: Final = msgspec.json.Decoder(_PublishedId)
 
 
 def field_text(value: str | float) -> str:
@@ -130,14 +122,6 @@ def decode_published(payload: bytes) -> tuple[str, Event]:
         progress=published.progress,
     )
     return published.task_id, event
-
-
-def decode_published_id(payload: bytes) -> str:
-    """Read the task id alone; empty if the message is not one of ours."""
-    try:
-        return _published_id_decoder.decode(payload).task_id
-    except msgspec.DecodeError:  # also the base of ValidationError
-        return ""
 
 
 def published_by(dispatcher_id: str) -> bytes:

@@ -1,7 +1,7 @@
 -- stepstream/commit version 1
 --
 -- Purpose: guard and carry out up to 256 transitions, each by itself. Python decides; this guards and moves.
--- KEYS   1 counts, 2 index, 3 delayed, 4 ended; then record, data and history of each transition in
+-- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 attempts ended this minute; then record, data and history of each transition in
 --        turn; then lanes, state sets and workers, which transitions name by position (0: none).
 -- ARGV   1 consumer group, 2 channel of events, 3 most live tasks (0: no limit), 4 count of transitions;
 --        then one MessagePack array for each, its elements in the order of the locals of `apply`:
@@ -17,8 +17,8 @@
 
 local call, unpack, find = redis.call, unpack, string.find
 local group, channel, live_max = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local HISTORY_MAX, OP_ID_LENGTH, OPS_LENGTH, WORKER_KEPT_S = 1000, 8, 64, 600
-local acks, counts, tallies = {}, {}, {}
+local HISTORY_MAX, OP_ID_LENGTH, OPS_LENGTH, WORKER_KEPT_S, MINUTE_KEPT_S = 1000, 8, 64, 600, 180
+local acks, counts, tallies, settled = {}, {}, {}, 0
 local live = live_max > 0 and tonumber(call('HGET', KEYS[1], 'live') or 0) or 0
 
 local function add(totals, key, change)
@@ -105,6 +105,7 @@ local function apply(at, packed)
   if worker > 0 then
     tallies[worker] = tallies[worker] or {}
     add(tallies[worker], tally, 1)
+    settled = settled + 1
   end
   return 'APPLIED'
 end
@@ -112,7 +113,7 @@ end
 local time = call('TIME')
 local reply = { time[1], time[2] }
 for i = 1, tonumber(ARGV[4]) do
-  local done, answer = pcall(apply, 3 * i + 2, ARGV[i + 4])
+  local done, answer = pcall(apply, 3 * i + 3, ARGV[i + 4])
   reply[i + 2] = done and answer or { 'ERROR', type(answer) == 'table' and answer.err or answer }
 end
 for lane, ids in pairs(acks) do
@@ -121,6 +122,9 @@ for lane, ids in pairs(acks) do
 end
 for name, change in pairs(counts) do
   if change ~= 0 then call('HINCRBY', KEYS[1], name, change) end
+end
+if settled > 0 and call('INCRBY', KEYS[5], settled) == settled then
+  call('EXPIRE', KEYS[5], MINUTE_KEPT_S)
 end
 for worker, changes in pairs(tallies) do
   for name, change in pairs(changes) do

@@ -50,6 +50,10 @@ class Keys:
         """The list of a task's events."""
         return self._history + task_id
 
+    def minute(self, minute: int) -> str:
+        """The count of the attempts that ended in a minute since the Unix epoch."""
+        return self._named(f"minute:{minute}")
+
     def state(self, state: str) -> str:
         """The sorted set of the tasks that wait in a state, by since when."""
         return self._named(f"state:{state}")

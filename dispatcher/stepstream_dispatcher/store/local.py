@@ -15,7 +15,7 @@ from typing import Final
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
 from stepstream_dispatcher.store import local_reads as reads
-from stepstream_dispatcher.store.codec import encode_published, field_text
+from stepstream_dispatcher.store.codec import field_text
 from stepstream_dispatcher.store.local_commit import commit_transitions, entry_number
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import (
@@ -93,11 +93,9 @@ class LocalStore:
         if transition.enqueue is not None:
             for waiter in self._database.waiters:
                 waiter.set()
-        task_id = transition.task_id
+        signal = Signal("event", task_id=transition.task_id, event=transition.event)
         for queue in self._database.event_listeners:
             if self._database.listeners[queue] != self._dispatcher_id:
-                payload = encode_published(self._dispatcher_id, task_id, transition.event)
-                signal = Signal("event", task_id=task_id, payload=payload)
                 self._database.announce(signal, queue)
 
     # --- reading ---------------------------------------------------------------------------------
@@ -111,6 +109,29 @@ class LocalStore:
         """See Store.data."""
         work = partial(reads.data, task_ids=task_ids, now_ms=self.now_ms())
         return await self._database.run(work)
+
+    async def load(
+        self, task_ids: Sequence[str]
+    ) -> list[tuple[TaskRecord | None, dict[str, bytes]]]:
+        """See Store.load."""
+        work = partial(reads.load, task_ids=task_ids, now_ms=self.now_ms())
+        return await self._database.run(work)
+
+    async def settled(self, task_id: str, step: str) -> str:
+        """See Store.settled."""
+        work = partial(reads.settled, task_id=task_id, step=step, now_ms=self.now_ms())
+        return await self._database.run(work)
+
+    async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
+        """See Store.keep_pipelines."""
+        statement = "REPLACE INTO pipelines (version, definition) VALUES (?, ?)"
+        rows = list(definitions.items())
+        await self._database.run(lambda connection: connection.executemany(statement, rows))
+
+    async def pipelines(self) -> dict[str, bytes]:
+        """See Store.pipelines."""
+        query = "SELECT version, definition FROM pipelines"
+        return await self._database.run(lambda connection: dict(connection.execute(query)))
 
     async def history(self, task_id: str, *, after: int) -> list[Event]:
         """See Store.history."""
@@ -129,6 +150,10 @@ class LocalStore:
     async def counts(self) -> dict[str, int]:
         """See Store.counts."""
         return await self._database.run(reads.counts)
+
+    async def ended_in(self, minute: int) -> int:
+        """See Store.ended_in."""
+        return await self._database.run(partial(reads.ended_in, minute=minute))
 
     async def oldest_ms(self, state: str) -> int | None:
         """See Store.oldest_ms."""

@@ -15,11 +15,13 @@ from stepstream_dispatcher.store.codec import (
     encode_event,
     field_text,
 )
-from stepstream_dispatcher.store.port import Result, Verdict
+from stepstream_dispatcher.store.port import MINUTE_MS, Result, Verdict
 
 __all__ = ["HISTORY_MAX", "commit_transitions", "entry_number", "fields_of"]
 
 HISTORY_MAX: Final = 1000  # events kept of a task
+
+MINUTES_KEPT: Final = 3
 
 _APPLIED: Final = Result(Verdict.APPLIED)
 
@@ -73,7 +75,7 @@ def _commit_one(
     _save_fields(connection, transition.task_id, (fields or {}) | texts)
     _save_data(connection, transition)
     _move(connection, transition, now_ms=now_ms)
-    _count(connection, transition)
+    _count(connection, transition, minute=now_ms // MINUTE_MS)
     return _APPLIED
 
 
@@ -192,7 +194,7 @@ def _move(connection: sqlite3.Connection, transition: Transition, *, now_ms: int
         )
 
 
-def _count(connection: sqlite3.Connection, transition: Transition) -> None:
+def _count(connection: sqlite3.Connection, transition: Transition, *, minute: int) -> None:
     _add(connection, "live", transition.live)
     _add(connection, "retries", int(transition.event.type is EventType.RETRYING))
     if transition.tally is not None:
@@ -201,6 +203,12 @@ def _count(connection: sqlite3.Connection, transition: Transition) -> None:
             "ON CONFLICT DO UPDATE SET value = value + 1",
             transition.tally,
         )
+        connection.execute(
+            "INSERT INTO minutes (minute, amount) VALUES (?, 1) "
+            "ON CONFLICT DO UPDATE SET amount = amount + 1",
+            (minute,),
+        )
+        connection.execute("DELETE FROM minutes WHERE minute < ?", (minute - MINUTES_KEPT,))
 
 
 def _add(connection: sqlite3.Connection, name: str, change: int) -> None:

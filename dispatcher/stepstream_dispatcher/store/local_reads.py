@@ -11,7 +11,18 @@ from stepstream_dispatcher.store.codec import decode_event, decode_record
 from stepstream_dispatcher.store.local_commit import fields_of
 from stepstream_dispatcher.store.port import IndexPage
 
-__all__ = ["counts", "data", "due", "history", "index", "oldest_ms", "records", "waiting"]
+__all__ = [
+    "counts",
+    "data",
+    "due",
+    "history",
+    "index",
+    "load",
+    "oldest_ms",
+    "records",
+    "settled",
+    "waiting",
+]
 
 
 def records(
@@ -33,6 +44,20 @@ def data(
         else {}
         for task_id in task_ids
     ]
+
+
+def load(
+    connection: sqlite3.Connection, task_ids: Sequence[str], *, now_ms: int
+) -> list[tuple[TaskRecord | None, dict[str, bytes]]]:
+    """See Store.load."""
+    found = records(connection, task_ids, now_ms=now_ms)
+    return list(zip(found, data(connection, task_ids, now_ms=now_ms), strict=True))
+
+
+def settled(connection: sqlite3.Connection, task_id: str, *, step: str, now_ms: int) -> str:
+    """See Store.settled."""
+    fields = fields_of(connection, task_id, now_ms=now_ms) or {}
+    return fields.get(f"settled:{step}", "")
 
 
 def history(
@@ -71,6 +96,13 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
     )
     others = connection.execute("SELECT name, value FROM counts")
     return {"live": 0, "retries": 0} | dict(states) | dict(others)
+
+
+def ended_in(connection: sqlite3.Connection, minute: int) -> int:
+    """See Store.ended_in."""
+    query = "SELECT amount FROM minutes WHERE minute = ?"
+    row = connection.execute(query, (minute,)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def oldest_ms(connection: sqlite3.Connection, state: str) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from enum import StrEnum
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,7 @@ from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
 
 __all__ = [
+    "MINUTE_MS",
     "CommitFailed",
     "CommitKind",
     "Durability",
@@ -27,6 +28,8 @@ __all__ = [
     "StoreUnreachable",
     "Verdict",
 ]
+
+MINUTE_MS: Final = 60_000
 
 CommitKind: TypeAlias = Literal["submit", "settle"]
 Durability: TypeAlias = Literal["AOF_1S", "AOF_SYNC", "LOCAL", "VOLATILE"]
@@ -173,6 +176,12 @@ class Store(Protocol):
 
     async def counts(self) -> dict[str, int]:
         """Read how many tasks are in each state, and `live` and `retries`."""
+
+    async def ended_in(self, minute: int) -> int:
+        """How many attempts ended, well or badly, in a minute since the Unix epoch.
+
+        Kept for the last two full minutes.
+        """
 
     async def oldest_ms(self, state: str) -> int | None:
         """When the oldest task of `scheduled`, `human_review` or `failed` entered it; else None."""

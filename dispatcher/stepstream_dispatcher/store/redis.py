@@ -166,7 +166,8 @@ class RedisStore:
     async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
         """See Store.keep_pipelines."""
         pairs = [part for pair in definitions.items() for part in pair]
-        await self._link.ask(("HSET", self.keys.pipelines, *pairs))
+        if pairs:
+            await self._link.ask(("HSET", self.keys.pipelines, *pairs))
 
     async def pipelines(self) -> dict[str, bytes]:
         """See Store.pipelines."""
@@ -187,6 +188,10 @@ class RedisStore:
     async def counts(self) -> dict[str, int]:
         """See Store.counts."""
         return await self._reads.counts()
+
+    async def ended_in(self, minute: int) -> int:
+        """See Store.ended_in."""
+        return await self._reads.ended_in(minute)
 
     async def oldest_ms(self, state: str) -> int | None:
         """See Store.oldest_ms."""

@@ -17,7 +17,7 @@ from stepstream_dispatcher.store.codec import (
     field_text,
 )
 from stepstream_dispatcher.store.keys import GROUP, Keys
-from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Verdict
+from stepstream_dispatcher.store.port import MINUTE_MS, CommitFailed, CommitKind, Result, Verdict
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link, StoreClock
 from stepstream_dispatcher.store.redis_scripts import SETTLE, SUBMIT
@@ -112,7 +112,8 @@ class RedisCommits:
     ) -> tuple[list[str], list[str | bytes]]:
         """Build KEYS and ARGV; commit.lua's header is the contract."""
         keys = self._keys
-        names = [keys.count, keys.index, keys.delayed, keys.ended]
+        minute = self._clock.now_ms() // MINUTE_MS
+        names = [keys.count, keys.index, keys.delayed, keys.ended, keys.minute(minute)]
         for transition in transitions:
             task_id = transition.task_id
             names += (keys.record(task_id), keys.data(task_id), keys.history(task_id))

@@ -88,6 +88,11 @@ class RedisReads:
         counts = {name: int(value) for name, value in _texts(reply).items() if value != "0"}
         return {"live": 0, "retries": 0} | counts
 
+    async def ended_in(self, minute: int) -> int:
+        """See Store.ended_in."""
+        (reply,) = await self._link.ask(("GET", self._keys.minute(minute)))
+        return int(reply or 0)
+
     async def oldest_ms(self, state: str) -> int | None:
         """See Store.oldest_ms."""
         command = ("ZRANGE", self._keys.state(state), "0", "0", "WITHSCORES")

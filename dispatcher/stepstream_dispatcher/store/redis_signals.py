@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
 
+import msgspec
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from stepstream_dispatcher.store.codec import decode_published_id, published_by
+from stepstream_dispatcher.store.codec import decode_published, published_by
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import Signal
 from stepstream_dispatcher.store.redis_link import LOST, Link, open_connection
@@ -65,8 +66,11 @@ class RedisSignals:
             return Signal("intent", payload=payload)
         if payload.startswith(self._own):
             return None
-        task_id = decode_published_id(payload)
-        return Signal("event", task_id=task_id, payload=payload) if task_id else None
+        try:
+            task_id, event = decode_published(payload)
+        except (msgspec.DecodeError, KeyError):  # not ours, or of a newer release
+            return None
+        return Signal("event", task_id=task_id, event=event)
 
 
 async def _subscribe(connection: AbstractConnection, channels: list[str]) -> None:

@@ -1,0 +1,352 @@
+"""What only Redis can do to a store: forget scripts, fill up, lose replies and keys."""
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.store.port import CommitFailed, StoreRefused, Verdict
+from stepstream_dispatcher.store.redis import RedisStore
+from tests.support.proxy import running_proxy
+from tests.support.stores import opened
+from tests.support.tasks_at import advance, carry_out, current
+from tests.support.transitions import build
+
+
+@asynccontextmanager
+async def configured(redis, **settings):
+    """Change settings of the session's server for as long as the block lasts."""
+    before = {name: (await redis.client.config_get(name))[name] for name in settings}
+    for name, value in settings.items():
+        await redis.client.config_set(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            await redis.client.config_set(name, value)
+
+
+async def submit(store, *task_ids):
+    creations = [build("create", task_id, None, now_ms=store.now_ms()) for task_id in task_ids]
+    return await store.commit(creations, kind="submit")
+
+
+async def test_settled_entries_leave_the_stream(redis, redis_store):
+    await advance(redis_store, "t1", "create", "lease", "complete-next")
+    await redis_store.read("checks", 1)
+
+    await carry_out(redis_store, "cancel", "t1")
+
+    assert await redis.client.xlen(redis.keys.stream("default")) == 0
+    assert await redis.client.xlen(redis.keys.stream("checks")) == 0
+
+
+async def test_a_record_is_small_text_that_redis_keeps_packed(redis, redis_store):
+    await advance(redis_store, "t1", "create", "lease", "adopt", "complete-next")
+
+    fields = await redis.client.hgetall(redis.keys.record("t1"))
+
+    assert fields[b"state"] == b"llm_verification"
+    assert fields[b"settled:translate"] == b"lease-t1-1"
+    assert max(len(value.decode("ascii")) for value in fields.values()) <= 64
+    assert await redis.client.object("encoding", redis.keys.record("t1")) == b"listpack"
+
+
+async def test_every_key_has_the_prefix(redis, redis_store):
+    names = {name async for name in redis.client.scan_iter(match=b"*", count=1000)}
+    await advance(redis_store, "t1", "create", "lease", "fail-dead", "redrive")
+    await redis_store.save_worker("worker-1", {"sdk": "python"})
+    await redis_store.beat()
+
+    added = {name async for name in redis.client.scan_iter(match=b"*", count=1000)} - names
+
+    assert added
+    assert all(name.startswith(redis.prefix.encode()) for name in added)
+
+
+async def test_an_ended_task_expires_whole_and_a_redriven_one_does_not(redis, redis_store):
+    keys = redis.keys
+    names = [keys.record("t1"), keys.data("t1"), keys.history("t1")]
+    await advance(redis_store, "t1", "create", "lease", "fail-dead")
+    ended = [await redis.client.ttl(name) for name in names]
+
+    await advance(redis_store, "t1", "redrive")
+    redriven = [await redis.client.ttl(name) for name in names]
+
+    assert all(3500 < ttl_s <= 3600 for ttl_s in ended)
+    assert redriven == [-1, -1, -1]
+
+
+async def test_a_forgotten_script_is_sent_again(redis, redis_store):
+    for kind in ("create", "lease", "adopt"):
+        await redis.client.script_flush()
+        await advance(redis_store, "t1", kind)
+
+    assert (await current(redis_store, "t1")).version == 3
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_commit_whose_reply_is_lost_is_applied_once(redis, redis_store, stack, lost):
+    await submit(redis_store, "warm-up")  # so that the script is known
+    async with running_proxy(redis.url) as proxy:
+        store = await opened(stack, RedisStore(proxy.url, dispatcher_id="d1", prefix=redis.prefix))
+        proxy.swallow_reply_to(b"EVALSHA", times=lost)
+
+        (result,) = await submit(store, "t1")
+        await store.close()
+
+    assert proxy.swallowed == lost
+    assert result.verdict is Verdict.DUPLICATE
+    assert result.record.version == 1
+    assert len(await redis_store.read("default", 10)) == 2
+    assert (await redis_store.counts())["pending"] == 2
+
+
+async def test_a_commit_whose_replies_stay_away_is_given_up(redis, redis_store, stack):
+    await submit(redis_store, "warm-up")
+    async with running_proxy(redis.url) as proxy:
+        store = await opened(stack, RedisStore(proxy.url, dispatcher_id="d1", prefix=redis.prefix))
+        proxy.swallow_reply_to(b"EVALSHA", times=3)
+
+        with pytest.raises(StoreUnavailable) as caught:
+            await submit(store, "t1")
+        await store.close()
+
+    assert caught.type is StoreUnavailable  # nobody knows; not StoreUnreachable
+
+
+async def test_a_commit_goes_on_when_its_caller_is_cancelled(redis, redis_store):
+    async with asyncio.TaskGroup() as group:
+        submitting = group.create_task(submit(redis_store, "t1"))
+        await asyncio.sleep(0)
+        submitting.cancel()
+    await redis_store.close()
+
+    assert await redis.client.exists(redis.keys.record("t1")) == 1
+
+
+async def test_a_full_redis_refuses_what_is_new_and_lets_work_end(redis, redis_store):
+    await advance(redis_store, "t1", "create", "lease")
+
+    async with configured(redis, maxmemory="1mb"):
+        refused = await submit(redis_store, "t2", "t3")
+        settled = await carry_out(redis_store, "complete-done", "t1")
+
+    assert [each.verdict for each in refused] == ["FULL", "FULL"]
+    assert settled.verdict is Verdict.APPLIED
+    assert await redis_store.records(["t2", "t3"]) == [None, None]
+    assert await redis_store.counts() == {"live": 0, "retries": 0, "done": 1}
+
+
+async def test_killed_connections_are_replaced(redis, redis_store):
+    await advance(redis_store, "t1", "create", "lease")
+
+    await redis.client.client_kill_filter(_type="normal", skipme=True)
+    await advance(redis_store, "t1", "adopt")
+    await redis.client.client_kill_filter(_type="normal", skipme=True)
+
+    assert (await current(redis_store, "t1")).version == 3
+    assert len(await redis_store.pending("default", consumer="d1", after="", count=5)) == 1
+
+
+async def test_a_wait_whose_connection_is_killed_says_so_and_the_next_one_works(redis, redis_store):
+    blocked_id = await blocked_client(redis, redis_store)
+
+    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+        waiting = group.create_task(outcome_of(redis_store.wait(["default"], timeout_s=30)))
+        await asyncio.sleep(0)
+        assert await redis.client.client_kill_filter(_id=str(blocked_id)) == 1
+    await submit(redis_store, "t1")
+
+    assert isinstance(waiting.result(), StoreUnavailable)
+    assert len(await redis_store.wait(["default"], timeout_s=30)) == 1
+
+
+async def blocked_client(redis, store):
+    """The id of the connection that `wait` uses, which the first wait opens."""
+    await store.wait(["default"], timeout_s=0.001)
+    clients = await redis.client.client_list()
+    (found,) = [each["id"] for each in clients if each["cmd"] == "xreadgroup"]
+    return found
+
+
+async def outcome_of(work):
+    try:
+        return await work
+    except StoreUnavailable as error:
+        return error
+
+
+async def test_a_wake_that_overtakes_the_wait_is_repeated(redis, redis_store, stack):
+    """CLIENT UNBLOCK finds nobody while the blocking command is still on its way."""
+    async with running_proxy(redis.url) as proxy:
+        store = await opened(stack, RedisStore(proxy.url, dispatcher_id="d1", prefix=redis.prefix))
+        proxy.hold_request(b"XREADGROUP", until_reply_to=b"UNBLOCK")
+        async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+            waiting = group.create_task(store.wait(["default"], timeout_s=30))
+            await proxy.holding.wait()
+            await store.wake()
+        await store.close()
+
+    assert waiting.result() == []
+
+
+@pytest.mark.parametrize("verb", ["read", "wait"])
+async def test_a_lost_group_is_made_again_from_the_beginning(redis, redis_store, verb):
+    await submit(redis_store, "t1")
+    await redis.client.xgroup_destroy(redis.keys.stream("default"), "task:processors")
+
+    if verb == "read":
+        entries = await redis_store.read("default", 10)
+    else:
+        entries = await redis_store.wait(["default"], timeout_s=10)
+
+    assert [entry.task_id for entry in entries] == ["t1"]
+
+
+async def test_a_lost_stream_is_made_again(redis, redis_store):
+    await redis.client.delete(redis.keys.stream("default"))
+
+    assert await redis_store.read("default", 10) == []
+    assert await redis_store.pending("default", consumer="d1", after="", count=10) == []
+    await submit(redis_store, "t1")
+    assert len(await redis_store.read("default", 10)) == 1
+
+
+async def test_an_entry_whose_body_is_gone_is_listed_without_a_task(redis, redis_store):
+    await submit(redis_store, "t1")
+    (entry,) = await redis_store.read("default", 10)
+    await redis.client.xdel(redis.keys.stream("default"), entry.entry_id)
+
+    (listed,) = await redis_store.pending("default", consumer="d1", after="", count=10)
+
+    assert (listed.entry_id, listed.task_id) == (entry.entry_id, "")
+
+
+async def test_a_task_at_fault_does_not_hurt_the_others(redis, redis_store):
+    await redis.client.set(redis.keys.record("t2"), "not a hash")
+
+    with pytest.raises(CommitFailed, match="task t2") as caught:
+        await submit(redis_store, "t1", "t2", "t3")
+
+    results = caught.value.results
+    assert [each and each.verdict for each in results] == ["APPLIED", None, "APPLIED"]
+    assert (await redis_store.counts())["live"] == 2
+
+
+async def test_a_call_that_fails_as_a_whole_is_taken_apart(redis, redis_store):
+    await redis.client.set(redis.keys.count, "not a hash")
+
+    results = await submit(redis_store, "t1", "t2")
+
+    assert [each.verdict for each in results] == ["DUPLICATE", "DUPLICATE"]
+    assert [each.version for each in await redis_store.records(["t1", "t2"])] == [1, 1]
+
+
+async def test_a_listener_that_was_cut_off_is_told(redis, redis_store, stack):
+    peer = await opened(stack, redis.make("d2"))
+    async with aclosing(peer.signals(events=True)) as signals, asyncio.timeout(10):
+        assert (await anext(signals)).kind == "resync"
+        await redis.client.client_kill_filter(_type="pubsub")
+
+        assert (await anext(signals)).kind == "resync"
+        await submit(redis_store, "t1")
+        assert (await anext(signals)).task_id == "t1"
+
+
+async def test_a_foreign_message_among_the_events_is_skipped(redis, redis_store, stack):
+    peer = await opened(stack, redis.make("d2"))
+    async with aclosing(peer.signals(events=True)) as signals, asyncio.timeout(10):
+        await anext(signals)
+        await redis.client.publish(redis.keys.events, b"not json \xff")
+        await submit(redis_store, "t1")
+
+        assert (await anext(signals)).task_id == "t1"
+
+
+async def test_a_server_that_evicts_is_refused(redis):
+    async with configured(redis, **{"maxmemory-policy": "allkeys-lru"}):
+        store = redis.make("d1")
+        with pytest.raises(StoreRefused, match="maxmemory-policy allkeys-lru"):
+            await store.open()
+        await store.close()
+
+
+async def test_a_server_that_evicts_is_used_when_asked_to(redis, stack):
+    async with configured(redis, **{"maxmemory-policy": "allkeys-lru"}):
+        store = RedisStore(redis.url, dispatcher_id="d1", prefix=redis.prefix, allow_eviction=True)
+        await opened(stack, store)
+
+    assert store.warnings == ["maxmemory-policy is allkeys-lru: a full redis silently drops tasks"]
+
+
+async def test_a_forbidden_config_is_a_warning(redis, stack):
+    async with limited_user(redis, "-config") as url:
+        store = await opened(stack, RedisStore(url, dispatcher_id="d1", prefix=redis.prefix))
+
+        assert await store.durability() == "VOLATILE"
+        assert (await submit(store, "t1"))[0].verdict is Verdict.APPLIED
+        assert len(store.warnings) == 1
+        await store.close()
+
+
+@asynccontextmanager
+async def limited_user(redis, *rules):
+    """The URL of a user of the server who may do less, for as long as the block lasts."""
+    name = redis.prefix.rstrip(":")
+    arguments = ("on", ">secret", "~*", "&*", "+@all", *rules)
+    await redis.client.execute_command("ACL", "SETUSER", name, *arguments)
+    scheme, _, rest = redis.url.partition("://")
+    try:
+        yield f"{scheme}://{name}:secret@{rest}"
+    finally:
+        await redis.client.execute_command("ACL", "DELUSER", name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "durability"),
+    [
+        ({"appendonly": "yes", "appendfsync": "everysec"}, "AOF_1S"),
+        ({"appendonly": "yes", "appendfsync": "always"}, "AOF_SYNC"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "VOLATILE"),
+    ],
+)
+async def test_durability_is_what_the_server_says(redis, redis_store, settings, durability):
+    async with configured(redis, **settings):
+        assert await redis_store.durability() == durability
+
+
+async def test_a_worker_is_listed_for_ten_minutes_after_its_last_save(redis, redis_store):
+    await redis_store.save_worker("worker-1", {"sdk": "python"})
+    ttl_s = await redis.client.ttl(redis.keys.worker("worker-1"))
+    await redis.client.delete(redis.keys.worker("worker-1"))
+
+    assert 590 < ttl_s <= 600
+    assert await redis_store.workers() == {}
+
+
+async def test_the_counter_of_a_worker_that_is_gone_expires(redis, redis_store):
+    await advance(redis_store, "t1", "create", "lease", "complete-next")
+
+    assert 590 < await redis.client.ttl(redis.keys.worker("worker-1")) <= 600
+
+
+async def test_a_store_that_is_not_open_commits_nothing(redis):
+    store = redis.make("d1")
+
+    with pytest.raises(StoreUnavailable):
+        await submit(store, "t1")
+
+
+async def test_a_task_submitted_anew_after_it_expired_is_not_trimmed(redis, redis_store):
+    record = await advance(redis_store, "t1", "create")
+    cancelled = build("cancel", "t1", record, now_ms=redis_store.now_ms() - 5_000_000)
+    await redis_store.commit([cancelled], kind="settle")
+    await redis.expire("t1")
+    await submit(redis_store, "t1")
+
+    assert await redis_store.trim(results_max=0, limit=10) == 1
+    assert (await current(redis_store, "t1")).state == "pending"
+    assert (await redis_store.index(cursor="", count=5)).task_ids == ["t1"]
+    assert await redis_store.counts() == {"live": 1, "retries": 0, "pending": 1}

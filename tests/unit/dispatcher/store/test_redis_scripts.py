@@ -1,0 +1,31 @@
+import re
+
+import pytest
+
+from stepstream_dispatcher.store import redis_scripts
+
+
+@pytest.mark.parametrize("name", ["SUBMIT", "SETTLE", "TRIM", "FORGET"])
+def test_a_script_says_who_it_is_below_its_declaration(name):
+    first, second, *_ = getattr(redis_scripts, name).source.splitlines()
+
+    assert first.startswith("#!lua")
+    assert re.fullmatch(r"-- stepstream/\w+ version \d+", second)
+
+
+def test_only_submissions_are_refused_by_a_full_redis():
+    allowed = {
+        name: "allow-oom" in getattr(redis_scripts, name).source.splitlines()[0]
+        for name in redis_scripts.__all__
+        if name.isupper()
+    }
+
+    assert allowed == {"SUBMIT": False, "SETTLE": True, "TRIM": True, "FORGET": True}
+
+
+def test_both_commit_scripts_have_one_body():
+    bodies = {
+        each.source.split("\n", 1)[1] for each in (redis_scripts.SUBMIT, redis_scripts.SETTLE)
+    }
+
+    assert len(bodies) == 1
