@@ -11,6 +11,10 @@ TOOLS  ?= .tools
 ARGS   ?=
 
 BIN     := $(VENV)/bin
+# The quick suites share the cores; those with processes and deadlines of their own have them alone.
+PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
+            $(BIN)/pytest -rs -n 2 tests/unit tests/meta tests/contract && \
+            $(BIN)/pytest -rs tests/integration tests/interop)
 PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
 TYPED   := $(PACKAGES) tests/support tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
@@ -38,13 +42,13 @@ load: $(VENV)/.dev ## Measure throughput, parallel speed-up and memory per task
 	@$(BIN)/python -m bench.load
 
 test: $(VENV)/.dev ## Run the tests; what needs a tool that is not installed is skipped and says so
-	@$(BIN)/pytest -rs $(ARGS)
+	@$(PYTEST)
 
 test-parallel: $(VENV)/.dev ## Run the tests of the whole system: Redis and several processes
 	@$(BIN)/pytest -rs -m parallel $(ARGS)
 
 test-all: $(VENV)/.dev ## Run every test; a missing tool is a failure
-	@STEPSTREAM_TEST_ALL=1 $(BIN)/pytest -rs $(ARGS)
+	@export STEPSTREAM_TEST_ALL=1; $(PYTEST)
 
 check: format lint types layers gen-check protos lock-check ## Check format, lint, types, layers, generated code, protos
 
@@ -60,11 +64,13 @@ types: $(VENV)/.dev
 layers: $(VENV)/.dev
 	@echo "── layers"; $(BIN)/lint-imports
 
-gen: $(TOOLS)/.ready ## Generate the Python code of protos/
+gen: $(TOOLS)/.ready $(VENV)/.dev ## Generate the Python code of protos/, and docs/protocol.md
 	@$(TOOLS)/bin/python tools/generate.py
+	@$(BIN)/python tools/gen_protocol.py
 
-gen-check: $(TOOLS)/.ready
-	@echo "── generated code"; $(TOOLS)/bin/python tools/generate.py --check
+gen-check: $(TOOLS)/.ready $(VENV)/.dev
+	@echo "── generated code"; $(TOOLS)/bin/python tools/generate.py --check; \
+	  $(BIN)/python tools/gen_protocol.py --check
 
 protos: $(VENV)/.dev
 	@echo "── protos"; $(BIN)/buf lint; $(BIN)/buf format --diff --exit-code; \

@@ -177,13 +177,13 @@ class Cluster:
 
         await self.news.until(started, timeout_s=timeout_s)
 
-    async def reported(self, task_id: str) -> TaskEvent:
-        """Waits for a report of progress, which only a heartbeat brings."""
+    async def reported(self, task_id: str) -> float:
+        """Waits for a report of progress, which only a heartbeat brings; returns how far it is."""
         async with asyncio.timeout(START_LIMIT_S):
-            async with aclosing(self.client().watch(task_id, after=0, progress=True)) as watch:
+            async with aclosing(self.client().watch(task_id, progress=True)) as watch:
                 async for item in watch:
-                    if isinstance(item, TaskEvent) and item.type == "PROGRESS":
-                        return item
+                    if isinstance(item, Task | TaskEvent) and item.progress:
+                        return item.progress
         raise AssertionError(f"task {task_id} ended without a report of progress")
 
     async def history(self, task_id: str, dispatcher: str = "d-0") -> list[TaskEvent]:

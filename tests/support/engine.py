@@ -100,6 +100,10 @@ class FaultyStore(LocalStore):
         self._check()
         await super().discard(queue, entry_ids)
 
+    async def dispatchers(self) -> dict[str, int]:
+        self._check()
+        return await super().dispatchers()
+
     async def beat(self) -> None:
         self._check()
         await super().beat()

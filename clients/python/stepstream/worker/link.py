@@ -216,7 +216,7 @@ class Link:
                 former.resume()
             return None
         if former is not None:
-            pass
+            former.close()
         self._current = stream
         self._silence_limit_s = stream.silence_limit_s
         self._watch_silence()

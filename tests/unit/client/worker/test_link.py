@@ -228,6 +228,27 @@ async def test_a_batch_that_crosses_a_move_is_left_to_the_dispatcher(
         assert first.settlements == []
 
 
+async def test_a_result_that_comes_during_a_move_goes_to_the_new_dispatcher(
+    fake: FakeDispatcher, serving: Serving, gates: Gates
+) -> None:
+    fake.heartbeat_interval_s = 0.05
+    async with serving(gates.held):
+        first = await fake.session(1)
+        first.batch(assignment(1, "held"))
+        await gates.started.wait()
+        fake.answers_register = False
+        first.drain()
+        second = await fake.session(2)
+        gates.opened.set()
+        seen = len(first.heartbeats)
+        await first.until(lambda one: len(one.heartbeats) >= seen + 2)
+        second.send(pb.WorkResponse(registered=fake.registered(second)))
+        [settlement] = await second.settled(1)
+
+        assert settlement.completed.output.text == "held"
+        assert first.settlements == []
+
+
 async def test_a_batch_that_crosses_a_failed_move_is_run(
     fake: FakeDispatcher, serving: Serving
 ) -> None:
