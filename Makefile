@@ -64,13 +64,13 @@ types: $(VENV)/.dev
 layers: $(VENV)/.dev
 	@echo "── layers"; $(BIN)/lint-imports
 
-gen: $(TOOLS)/.ready $(VENV)/.dev ## Generate the Python code of protos/, and docs/protocol.md
+gen: $(TOOLS)/.ready $(VENV)/.dev ## Generate the Python code of protos/, and the generated pages
 	@$(TOOLS)/bin/python tools/generate.py
-	@$(BIN)/python tools/gen_protocol.py
+	@$(BIN)/python tools/gen_protocol.py; $(BIN)/python tools/draw_life.py
 
 gen-check: $(TOOLS)/.ready $(VENV)/.dev
 	@echo "── generated code"; $(TOOLS)/bin/python tools/generate.py --check; \
-	  $(BIN)/python tools/gen_protocol.py --check
+	  $(BIN)/python tools/gen_protocol.py --check; $(BIN)/python tools/draw_life.py --check
 
 protos: $(VENV)/.dev
 	@echo "── protos"; $(BIN)/buf lint; $(BIN)/buf format --diff --exit-code; \
