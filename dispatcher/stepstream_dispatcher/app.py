@@ -23,7 +23,7 @@ from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
 from stepstream_dispatcher.rpc.worker_service import WorkerService
 from stepstream_dispatcher.settings import Settings
-from stepstream_dispatcher.store.port import Store
+from stepstream_dispatcher.store.port import Store, StoreRefused
 from stepstream_dispatcher.store.redis import RedisStore
 
 __all__ = ["options_of", "run", "serve"]
@@ -47,7 +47,11 @@ def run(settings: Settings) -> int:
     store = RedisStore(
         settings.redis_url, prefix=settings.key_prefix, dispatcher_id=settings.identity
     )
-    asyncio.run(serve(settings, store, pipelines))
+    try:
+        asyncio.run(serve(settings, store, pipelines))
+    except StoreRefused as error:
+        sys.stderr.write(f"error: REDIS_URL: {error}\n")
+        return 2
     return 0
 
 

@@ -33,6 +33,8 @@ _UNPREFIXED: Final = frozenset(
 )
 # What the client, the worker, the command line and the tests read: they share the environment.
 _FOREIGN: Final = re.compile(r"STEPSTREAM_(ADDRESS|(WORKER|TEST|CLIENT|LLM)_[A-Z0-9_]+)")
+# Those of them that are easily mistyped, for the hint.
+_NEIGHBOURS: Final = ("STEPSTREAM_ADDRESS", "STEPSTREAM_WORKER_NAME", "STEPSTREAM_WORKER_GRACE")
 _DAY_MS: Final = 86_400_000
 _SHOWN_MAX: Final = 40  # characters of a bad value in its message
 
@@ -150,8 +152,9 @@ def load_settings() -> Settings:
 def unknown_settings(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """List variables that look like ours and are not, each with the nearest name that is."""
     known = [environment_name(field) for field in Settings.model_fields]
+    near = [*known, *_NEIGHBOURS]
     return [
-        (name, difflib.get_close_matches(name, known, n=1, cutoff=0)[0])
+        (name, difflib.get_close_matches(name, near, n=1, cutoff=0)[0])
         for name in sorted(environ)
         if name.startswith(_PREFIX) and name not in known and not _FOREIGN.fullmatch(name)
     ]

@@ -174,7 +174,6 @@ async def test_ended_attempts_are_counted_by_the_minute(store):
     assert await store.ended_in(minute - 1) == 0
 
 
-
 async def test_the_lease_token_is_the_records(store):
     record = await advance(store, "t1", "create", "lease")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -64,6 +65,7 @@ class Reception:
         self._limit_ms_of = limit_ms_of
         self._registered = registered
         self._closed = False
+        self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def close(self) -> None:
         """Refuse new sessions from now on."""
@@ -76,6 +78,11 @@ class Reception:
             Draining, ProtocolMismatch, RateLimited, StoreUnavailable: See the errors.
         """
         self._check(protocol_version)
+        opening = self._opening.setdefault(hello.instance_id, asyncio.Lock())
+        async with opening:  # an instance that dials again meanwhile finds this session
+            return await self._open(hello)
+
+    async def _open(self, hello: Hello) -> Opened:
         session = Session(new_session_id(), hello, now=asyncio.get_running_loop().time())
         older = self._sessions.of_instance(hello.instance_id)
         verdicts = [await self._verdict(session, item, older) for item in hello.inventory]
@@ -83,7 +90,11 @@ class Reception:
             await self._supersede(older)
         queues, warnings = self._lanes(hello)
         self._sessions.add(session, queues)
-        await self._registered()
+        try:
+            await self._registered()
+        except BaseException:  # its stream never begins, so nothing else would end it
+            self._leases.broke(session)
+            raise
         _log.info(
             "worker registered",
             worker=hello.worker_name,
@@ -158,7 +169,10 @@ class Reception:
             token=item.lease_token, owner=self._dispatcher_id, worker=session.hello.worker_name
         )
         proposal = Proposal(task_id=task_id, record=record, fact=fact)
-        (outcome,) = await self._committer.apply([proposal])
+        try:
+            (outcome,) = await self._committer.apply([proposal])
+        finally:  # whatever came of it: recovery forgets what is not ours
+            self._sessions.adopted[item.lease_token] = task_id
         if outcome.applied and outcome.record is not None:
             attempt.record = outcome.record
             return True

@@ -3,7 +3,9 @@
 Entries that a dispatcher took are pending under its name until they are settled, so the pending
 lists say all there is to find. For each entry the record tells what to do: not its task's current
 entry: delete it; queued: queue it again under a new entry; leased by a dispatcher that is gone, and
-brought back by no worker: release it, uncharged.
+brought back by no worker: release it, uncharged. The entry of an attempt that a worker brought to
+another dispatcher stays pending under the first one's name; so whoever meets it asks for the owner
+that the record names, and the owner itself remembers by task what was brought to it.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ class Recovery:
         """Beat and sweep until cancelled."""
         self._orphan_since.clear()
         self._quiet_until = asyncio.get_running_loop().time() + self._silence_limit_s
+        await self._find_adopted()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat())
             group.create_task(self._sweep_own())
@@ -82,18 +85,21 @@ class Recovery:
             await asyncio.sleep(EVERY_S)
 
     async def sweep_own(self) -> None:
-        """Settle entries that this dispatcher took and neither holds nor is about to lease."""
+        """Settle what this dispatcher took, or adopted, and neither holds nor is about to lease."""
         seen: set[str] = set()
         async for entries in self._pending(self._dispatcher_id):
-            idle = [entry for entry in entries if entry.entry_id not in self._busy_entries()]
+            busy = self._busy_entries()
+            idle = [entry for entry in entries if entry.entry_id not in busy]
             if idle:
                 await self._settle_own(idle, seen)
+        await self._settle_adopted(seen)
         self._orphan_since = {
             token: since for token, since in self._orphan_since.items() if token in seen
         }
 
     async def _settle_own(self, entries: list[Entry], seen: set[str]) -> None:
         records = await self._store.records([entry.task_id for entry in entries])
+        gone = await self._owners_gone(records)
         busy = self._busy_entries()  # again: the reads took time
         proposals: list[Proposal] = []
         for entry, record in zip(entries, records, strict=True):
@@ -101,15 +107,21 @@ class Recovery:
                 continue
             if record is None or record.entry != entry.entry_id:
                 await self._store.discard(entry.queue, [entry.entry_id])
-            elif fact := self._own_fact(record, entry, seen):
+            elif fact := self._own_fact(record, entry, seen, gone):
                 proposals.append(Proposal(task_id=entry.task_id, record=record, fact=fact))
         await self._apply(proposals, self._dispatcher_id)
 
-    def _own_fact(self, record: TaskRecord, entry: Entry, seen: set[str]) -> Fact | None:
+    def _own_fact(
+        self, record: TaskRecord, entry: Entry, seen: set[str], gone: set[str]
+    ) -> Fact | None:
         if record.stage is Stage.QUEUED:
             return Requeued(entry=entry.entry_id, reason="taken and not leased")
-        if record.owner != self._dispatcher_id or self._sessions.holds(record.lease):
-            return None
+        if record.owner != self._dispatcher_id:
+            return _released_for(record, gone)
+        return None if self._sessions.holds(record.lease) else self._orphan_fact(record, seen)
+
+    def _orphan_fact(self, record: TaskRecord, seen: set[str]) -> Fact | None:
+        """Release a lease of this dispatcher that no session holds, once its grace is over."""
         now = asyncio.get_running_loop().time()
         seen.add(record.lease)
         since = self._orphan_since.setdefault(record.lease, now)
@@ -120,6 +132,41 @@ class Recovery:
             reason="the dispatcher restarted and no worker came back with it",
             owner=self._dispatcher_id,
         )
+
+    async def _settle_adopted(self, seen: set[str]) -> None:
+        adopted = self._sessions.adopted
+        lost = [token for token in adopted if not self._sessions.holds(token)]
+        records = await self._store.records([adopted[token] for token in lost]) if lost else []
+        proposals: list[Proposal] = []
+        for token, record in zip(lost, records, strict=True):
+            if self._sessions.holds(token):
+                continue
+            if record is None or (record.lease, record.owner) != (token, self._dispatcher_id):
+                adopted.pop(token, None)
+            elif fact := self._orphan_fact(record, seen):
+                proposals.append(Proposal(task_id=adopted[token], record=record, fact=fact))
+        await self._apply(proposals, self._dispatcher_id)
+
+    async def _find_adopted(self) -> None:
+        """Learn what this dispatcher had adopted before it restarted under its name."""
+        for other in await self._store.dispatchers():
+            if other == self._dispatcher_id:
+                continue
+            async for entries in self._pending(other):
+                records = await self._store.records([entry.task_id for entry in entries])
+                for entry, record in zip(entries, records, strict=True):
+                    if record is not None and record.owner == self._dispatcher_id:
+                        self._sessions.adopted[record.lease] = entry.task_id
+
+    async def _owners_gone(self, records: Sequence[TaskRecord | None]) -> set[str]:
+        """The owners that have not beaten for too long; none while nobody may be taken over."""
+        owners = {record.owner for record in records if record is not None and record.owner}
+        owners.discard(self._dispatcher_id)
+        if not owners or asyncio.get_running_loop().time() < self._quiet_until:
+            return set()
+        limit_ms = self._silence_limit_s * 1000
+        silent_ms = await self._store.dispatchers()
+        return {owner for owner in owners if silent_ms.get(owner, limit_ms) >= limit_ms}
 
     def _busy_entries(self) -> set[str]:
         """Entries in hand, on a table, or being settled."""
@@ -152,11 +199,12 @@ class Recovery:
         left = 0
         async for entries in self._pending(dead):
             records = await self._store.records([entry.task_id for entry in entries])
+            gone = await self._owners_gone(records)
             proposals: list[Proposal] = []
             for entry, record in zip(entries, records, strict=True):
                 if record is None or record.entry != entry.entry_id:
                     await self._store.discard(entry.queue, [entry.entry_id])
-                elif fact := _dead_fact(record, entry, dead):
+                elif fact := _dead_fact(record, entry, dead, gone):
                     proposals.append(Proposal(task_id=entry.task_id, record=record, fact=fact))
                 else:
                     left += 1
@@ -180,9 +228,14 @@ class Recovery:
                 after = page[-1].entry_id
 
 
-def _dead_fact(record: TaskRecord, entry: Entry, dead: str) -> Fact | None:
+def _dead_fact(record: TaskRecord, entry: Entry, dead: str, gone: set[str]) -> Fact | None:
     if record.stage is Stage.QUEUED:
         return Requeued(entry=entry.entry_id, reason=f"dispatcher {dead} is gone")
-    if record.owner == dead:
-        return Released(token=record.lease, reason=f"dispatcher {dead} is gone", owner=dead)
-    return None
+    return _released_for(record, gone)
+
+
+def _released_for(record: TaskRecord, gone: set[str]) -> Released | None:
+    owner = record.owner
+    if owner not in gone:
+        return None
+    return Released(token=record.lease, reason=f"dispatcher {owner} is gone", owner=owner)

@@ -51,7 +51,7 @@ class Roster:
         if known.get("dispatcher", "") == self._dispatcher_id:
             gone: dict[str, str | int] = {"is_running": 0, "current_tasks": 0}
             await self._store.save_worker(name, gone)
-        del self._saved[name]
+        self._saved.pop(name, None)
 
     def _describe(self, session: Session) -> dict[str, str | int]:
         return {

@@ -185,7 +185,7 @@ class Sessions:
         self._queues: dict[str, frozenset[str]] = {}  # lanes that a session may be fed from
         self.changed = asyncio.Event()  # credit or membership moved: the feeder looks again
         self.moved = asyncio.Event()  # the same, for whoever wakes the feeder
-
+        self.adopted: dict[str, str] = {}  # lease token -> task id of what was brought here
         self._waiters: list[asyncio.Future[None]] = []
 
     def stir(self) -> None:

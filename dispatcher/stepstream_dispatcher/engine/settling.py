@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 import msgspec
+import structlog
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import StepstreamError, StoreUnavailable
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord
@@ -16,6 +17,8 @@ from stepstream_dispatcher.engine.sessions import Attempt, ReceiptWord, Session,
 from stepstream_dispatcher.store.port import Store, Verdict
 
 __all__ = ["Held", "Settlement", "Settling"]
+
+_log = structlog.get_logger(__name__)
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,15 +68,21 @@ class Settling:
         self._sessions.stir()
 
     async def _record_and_answer(self, session: Session, settlements: Sequence[Settlement]) -> None:
+        receipts: list[ReceiptWord] = []
         try:
             receipts = await self._record(session, settlements)
         except StoreUnavailable:
-            receipts = [self._keep(session, settlement) for settlement in settlements]
-        for settlement in settlements:
-            session.settling.pop(settlement.lease_token, None)
-        session.outbox.receipts.extend(receipts)
-        session.outbox.notify()
-        self._sessions.stir()
+            _log.debug("results are not durable yet", results=len(settlements))
+        except StepstreamError as error:
+            _log.error("results could not be recorded", error=str(error))
+        finally:
+            if not receipts:
+                receipts = [self._keep(session, settlement) for settlement in settlements]
+            for settlement in settlements:
+                session.settling.pop(settlement.lease_token, None)
+            session.outbox.receipts.extend(receipts)
+            session.outbox.notify()
+            self._sessions.stir()
 
     async def _record(
         self, session: Session, settlements: Sequence[Settlement]

@@ -76,7 +76,9 @@ async def supervise(
         began = clock.time()
         try:
             await run()
-        except Exception as error:  # noqa: BLE001 - a loop outlives whatever one pass of it meets
+        except Exception as error:
+            if _is_ending():
+                raise asyncio.CancelledError from error
             if clock.time() - began > _BACKOFF_MAX_S:
                 _recovered(name, state)
             _failed(name, state, error)
@@ -84,6 +86,12 @@ async def supervise(
         else:
             _recovered(name, state)
             await clock.sleep(0)
+
+
+def _is_ending() -> bool:
+    """Whether this loop was cancelled: a pass may end with an error of its own instead."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _recovered(name: str, state: LoopHealth) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final
 
-from stepstream.errors import InvalidTask, NotServed
+from stepstream.errors import InvalidTask, NotServed, StepstreamError, StoreUnavailable
 from stepstream.v1 import dispatcher_service_pb2 as api
 from stepstream.v1 import task_pb2 as pb
 from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceServicer
-from stepstream_dispatcher.core.admission import check_task_id
+from stepstream_dispatcher.core.admission import Submission, check_task_id
 from stepstream_dispatcher.engine.desk import WAITING_STATES, Selection, Sight
 from stepstream_dispatcher.engine.engine import Engine
 from stepstream_dispatcher.rpc import _convert as convert
@@ -30,6 +30,7 @@ class DispatcherService(DispatcherServiceServicer):
 
     async def Submit(self, request: api.SubmitRequest, context: Any) -> api.SubmitResponse:
         """Accept one task."""
+        self._check_durable(request)
         accepted = await self._desk.submit(convert.submission_of(request))
         return convert.submit_response(accepted, self._durability())
 
@@ -127,12 +128,24 @@ class DispatcherService(DispatcherServiceServicer):
 
     async def _submit_each(self, request: api.SubmitBatchRequest) -> list[Any]:
         """Submit what can be read; what can't is answered by its own error, in its place."""
-        read = [_read(one) for one in request.requests]
-        good = [one for one in read if not isinstance(one, InvalidTask)]
+        read = [self._read(one) for one in request.requests]
+        good = [one for one in read if not isinstance(one, StepstreamError)]
         if read and not good:
             return list(read)
         answers = iter(await self._desk.submit_batch(good))
-        return [one if isinstance(one, InvalidTask) else next(answers) for one in read]
+        return [one if isinstance(one, StepstreamError) else next(answers) for one in read]
+
+    def _read(self, request: api.SubmitRequest) -> Submission | StepstreamError:
+        try:
+            self._check_durable(request)
+            return convert.submission_of(request)
+        except StepstreamError as error:
+            return error
+
+    def _check_durable(self, request: api.SubmitRequest) -> None:
+        """Refuse a caller that asks for more than Redis is set up to keep."""
+        if request.require_durable and self._engine.durability == "VOLATILE":
+            raise StoreUnavailable("redis keeps no append-only file, and durability is required")
 
     def _task(self, sight: Sight, *, payloads: bool) -> pb.Task:
         pipeline = self._engine.catalog.by_key(sight.record.pipeline)
@@ -140,13 +153,6 @@ class DispatcherService(DispatcherServiceServicer):
 
     def _durability(self) -> pb.Durability.ValueType:
         return pb.Durability.Value(f"DURABILITY_{self._engine.durability}")
-
-
-def _read(request: api.SubmitRequest) -> Any:
-    try:
-        return convert.submission_of(request)
-    except InvalidTask as error:
-        return error
 
 
 def _wait_s(request: api.WaitTaskRequest, remaining_s: float | None) -> float:

@@ -1,10 +1,11 @@
 -- stepstream/commit version 1
 --
--- Purpose: guard and carry out up to 256 transitions, each by itself. Python decides; this guards and moves.
--- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 attempts ended this minute; then record, data and history of each transition in
---        turn; then lanes, state sets and workers, which transitions name by position (0: none).
--- ARGV   1 consumer group, 2 channel of events, 3 most live tasks (0: no limit), 4 count of transitions;
---        then one MessagePack array for each, its elements in the order of the locals of `apply`:
+-- Purpose: guard and carry out up to 256 transitions, each by itself. Python decides, this moves.
+-- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 attempts ended this minute; then record, data and
+--        history of each transition in turn; then lanes, state sets and workers, which transitions
+--        name by position (0: none).
+-- ARGV   1 consumer group, 2 channel of events, 3 most live tasks (0: no limit), 4 how many
+--        transitions; then one MessagePack array for each, its elements in the order of the locals of `apply`:
 --        fields are flat and all text, times are Unix ms, retention is in seconds; then bytes, which
 --        the unpacker does not take: of each transition, from where it says, the event as published,
 --        the event as kept, and the values of `names`.

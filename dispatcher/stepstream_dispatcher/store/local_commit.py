@@ -20,8 +20,7 @@ from stepstream_dispatcher.store.port import MINUTE_MS, Result, Verdict
 __all__ = ["HISTORY_MAX", "commit_transitions", "entry_number", "fields_of"]
 
 HISTORY_MAX: Final = 1000  # events kept of a task
-
-MINUTES_KEPT: Final = 3
+MINUTES_KEPT: Final = 3  # in which ended attempts are counted; the port promises two full ones
 
 _APPLIED: Final = Result(Verdict.APPLIED)
 

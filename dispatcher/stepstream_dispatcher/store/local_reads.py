@@ -15,6 +15,7 @@ __all__ = [
     "counts",
     "data",
     "due",
+    "ended_in",
     "history",
     "index",
     "load",

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+import structlog
 from redis import exceptions as redis_errors
 
 from stepstream.errors import StepstreamError
@@ -44,6 +45,8 @@ PING_TIMEOUT_S: Final = 1.0
 TRIM_TASKS_MAX: Final = 500  # a call of trim.lua; bounds how long it holds Redis
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 
 class RedisStore:
@@ -89,6 +92,8 @@ class RedisStore:
     async def open(self) -> None:
         """See Store.open. What could not be checked is in `warnings`."""
         self.warnings = await check_server(self._link, allow_eviction=self._allow_eviction)
+        for warning in self.warnings:
+            _log.warning(warning)
         await self._registry.read_clock()
         self._flights = await asyncio.TaskGroup().__aenter__()
 

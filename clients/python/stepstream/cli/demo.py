@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -16,13 +17,14 @@ from stepstream.cli.samples import Document, find_samples, load_documents
 from stepstream.cli.stack import DISPATCHER, WORKER, Stack, embedded_valkey, require
 from stepstream.cli.supervisor import ChildSpec, Supervisor
 
-__all__ = ["demo"]
+__all__ = ["demo", "telling_lines"]
 
 _WORKERS = 2
 _SLOTS = 3
 _GRACE_S = 10.0
 _READY_TIMEOUT_S = 30.0
 _LOG_LINES = 5
+_DEATH = " ended with "  # the supervisor's words
 
 
 def demo(
@@ -136,7 +138,17 @@ class _Demo:
         self._log.flush()
 
 
+def telling_lines(lines: Sequence[str]) -> Sequence[str]:
+    """The lines of a log that say why: those up to the first death of a process, else the end."""
+    for number, line in enumerate(lines):
+        if line.startswith("supervisor") and _DEATH in line:
+            dead = line.partition("| ")[2].split()[0]
+            last_words = [one for one in lines[:number] if one.split(" ", 1)[0] == dead]
+            return [*last_words[-_LOG_LINES:], line]
+    return lines[-_LOG_LINES:]
+
+
 def _print_log_end(log_path: Path) -> None:
     lines = log_path.read_text(encoding="utf-8").splitlines()
-    sys.stderr.write(f"the log is {log_path}; its end:\n")
-    sys.stderr.writelines(f"  {line}\n" for line in lines[-_LOG_LINES:])
+    sys.stderr.write(f"from the log {log_path}:\n")
+    sys.stderr.writelines(f"  {line}\n" for line in telling_lines(lines))

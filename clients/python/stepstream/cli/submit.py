@@ -80,7 +80,7 @@ def submit(
     with --wait its result. A task of the translation pipeline needs --from and --to.
 
     Examples:
-      stepstream submit --from zh-CN --to zh-TW "软件的默认设置" --wait
+      stepstream submit --from zh-CN --to zh-TW "请把鼠标和打印机接到服务器上。" --wait
       stepstream submit --from zh-CN --to zh-TW --file letter.txt --watch
       stepstream submit --from zh-TW --to zh-CN --wait < notes.md > out.md
       stepstream submit --pipeline mine --input-json '{"page": 1}'

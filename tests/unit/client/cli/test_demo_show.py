@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from stepstream._convert import task_from_message
+from stepstream.cli.demo import telling_lines
 from stepstream.cli.demo_show import judge
 from stepstream.cli.program import command_line, program
 from tests.unit.client.dispatcher_stub import make_task
@@ -70,3 +71,21 @@ def test_a_module_run_names_its_interpreter(own_program, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(own_program.parent / "python"))
 
     assert program() == ".venv/bin/python -m stepstream.cli"
+
+
+def test_a_failed_demo_shows_the_last_words_of_what_died_first():
+    log = [
+        "dispatcher   | serving",
+        "worker-0     | RuntimeError: broken",
+        "dispatcher   | metrics",
+        "supervisor   | worker-0 ended with 1; starting it again in 0.2 s",
+        *["dispatcher   | metrics"] * 9,
+    ]
+
+    assert telling_lines(log) == [log[1], log[3]]
+
+
+def test_a_failed_demo_in_which_nothing_died_shows_the_end_of_the_log():
+    log = [f"dispatcher   | {number}" for number in range(9)]
+
+    assert telling_lines(log) == log[-5:]

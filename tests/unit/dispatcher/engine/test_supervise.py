@@ -132,3 +132,25 @@ async def test_cancellation_ends_it_on_the_real_clock():
         task.cancel()
 
     assert task.cancelled()
+
+
+async def test_cancelled_loop_that_ends_with_an_error_is_not_run_again():
+    runs = 0
+    running = asyncio.Event()
+
+    async def fails_on_its_way_out() -> None:
+        nonlocal runs
+        runs += 1
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise StoreUnavailable("interrupted")
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        loop = group.create_task(supervise("loop", fails_on_its_way_out))
+        await running.wait()
+        loop.cancel()
+
+    assert loop.cancelled()
+    assert runs == 1

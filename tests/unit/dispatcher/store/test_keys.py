@@ -23,6 +23,7 @@ from stepstream_dispatcher.store.keys import GROUP, Keys
         (lambda keys: keys.paused, "task:paused"),
         (lambda keys: keys.events, "task:events"),
         (lambda keys: keys.pipelines, "task:pipelines"),
+        (lambda keys: keys.minute(29), "task:minute:29"),
     ],
 )
 def test_names_are_those_of_the_design(name, expected):
