@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.parallel]
 
 TASKS = 30
 # Long enough that both workers are busy when the signal comes.
-TEXT = "\n\n".join(["这个软件可以在网络上运行，并且每个文件都会保存在内存里。" * 10] * 20)
+TEXT = "\n\n".join(["这个软件可以在网络上运行，并且每个文件都会保存在内存里。" * 10] * 20)  # noqa: RUF001
 ITEM = SubmitItem(
     pipeline="translation",
     input={"text": TEXT, "source_lang": "zh-CN", "target_lang": "zh-TW"},

@@ -118,10 +118,15 @@ async def test_a_cancelled_task_that_was_queued_never_runs(shared: Cluster):
 
     assert (task.state, task.phase) == ("cancelled", "CANCELLED")
     assert shared.journal.runs(task=task_id) == []
+
+
+async def test_a_task_that_is_done_is_not_cancelled(shared: Cluster):
+    client = shared.client()
+    task_id = (await client.submit("single", {"plan": [{}]})).task_id
+    await shared.finished([task_id])
+
     with pytest.raises(TaskFinished):
-        done = (await client.submit("single", {"plan": [{}]})).task_id
-        await shared.finished([done])
-        await client.cancel(done)
+        await client.cancel(task_id)
 
 
 async def test_a_cancelled_task_that_runs_is_stopped(shared: Cluster):
@@ -234,8 +239,7 @@ async def decide(cluster: Cluster, dispatcher: str, task_id: str, name: str, see
     client = cluster.client(dispatcher)
     try:
         return (await client.review(task_id, "approved", reviewer=name, version=seen)).reviewer
-    except ReviewConflict as error:
-        assert task_id in error.message
+    except ReviewConflict:
         return "conflict"
 
 

@@ -6,16 +6,17 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import redis.asyncio
 
 from stepstream import AsyncClient
 from stepstream.cli.supervisor import ChildSpec
 from stepstream.cli.valkey import EmbeddedValkey
-from stepstream.types import Task, TaskEvent
+from stepstream.types import Gap, Task, TaskEvent
 from tests.support.child import START_LIMIT_S, Child, News
 from tests.support.journal import JOURNAL_VARIABLE, Journal
 from tests.support.redis import wanted_server
@@ -26,6 +27,8 @@ __all__ = ["Cluster", "Dispatcher", "running_cluster"]
 PIPELINES = ROOT / "tests" / "integration" / "pipelines.toml"
 DISPATCHER = (sys.executable, "-m", "stepstream_dispatcher")
 WORKER = (sys.executable, "-m", "tests.integration.handlers")
+
+Watch: TypeAlias = AsyncGenerator[Task | TaskEvent | Gap, None]  # what `watch` really is
 
 
 class Dispatcher:
@@ -48,11 +51,12 @@ class Cluster:
     """The processes of one test. Nothing runs until it is started.
 
     Args:
-        folder: For data and logs; stays after the test.
+        folder: For data and logs; made if it is missing, stays after the test.
         redis_options: Further words of the server's command line.
     """
 
     def __init__(self, folder: Path, *, redis_options: Sequence[str] = ()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.news = News()
         self.journal = Journal(folder / "journal.jsonl")
@@ -180,8 +184,9 @@ class Cluster:
     async def reported(self, task_id: str) -> float:
         """Waits for a report of progress, which only a heartbeat brings; returns how far it is."""
         async with asyncio.timeout(START_LIMIT_S):
-            async with aclosing(self.client().watch(task_id, progress=True)) as watch:
-                async for item in watch:
+            watch = cast("Watch", self.client().watch(task_id, progress=True))
+            async with aclosing(watch) as items:
+                async for item in items:
                     if isinstance(item, Task | TaskEvent) and item.progress:
                         return item.progress
         raise AssertionError(f"task {task_id} ended without a report of progress")
@@ -227,7 +232,6 @@ async def running_cluster(
         argv: What the dispatchers run.
         settings: Environment of the dispatchers.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(folder, redis_options=redis_options)
     try:
         await cluster.start_redis()

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class FaultyStore(LocalStore):
         self.commits: list[Sequence[Transition]] = []
         self.troubles: deque[Trouble] = deque()  # of the commits to come
         self.down = False
+        self.workers_fail = False  # what is known about workers cannot be written
         self.slow = asyncio.Event()  # commits wait while it is clear
         self.slow.set()
         self.heard: asyncio.Queue[Signal] = asyncio.Queue()
@@ -89,6 +90,7 @@ class FaultyStore(LocalStore):
 
     async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
         self._check()
+        await asyncio.sleep(0)
         return await super().records(task_ids)
 
     async def read(self, queue: str, count: int) -> list[Entry]:
@@ -103,6 +105,16 @@ class FaultyStore(LocalStore):
     async def dispatchers(self) -> dict[str, int]:
         self._check()
         return await super().dispatchers()
+
+    async def save_worker(self, name: str, fields: Mapping[str, str | int]) -> None:
+        await asyncio.sleep(0)
+        if self.workers_fail:
+            raise StoreUnavailable("nothing is known about workers")
+        await super().save_worker(name, fields)
+
+    async def workers(self) -> dict[str, dict[str, str]]:
+        await asyncio.sleep(0)
+        return await super().workers()
 
     async def beat(self) -> None:
         self._check()

@@ -13,10 +13,13 @@ from typing import Any
 __all__ = ["VirtualTimeLoop", "in_virtual_time", "pass_time"]
 
 
+START_S = 1_000.0
+
+
 class _JumpingSelector(selectors.DefaultSelector):
     """Waits for no file: tells the loop how long it would have waited."""
 
-    jumped_s = 0.0
+    jumped_s = START_S
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
@@ -29,7 +32,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Starts at 0 s. A wait that nothing can end is an error instead of a hang."""
+    """A wait that nothing can end is an error instead of a hang."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()

@@ -1,0 +1,349 @@
+"""Reading, matching and leasing: what is read finds a worker or goes back, and no slot is lost."""
+
+import asyncio
+
+import pytest
+
+from stepstream_dispatcher.core.facts import CancelAsked, Completed
+from stepstream_dispatcher.core.record import Event, EventType, Stage, Transition
+from stepstream_dispatcher.engine.committer import Proposal
+from tests.support.engine import Dispatcher, Trouble, with_dispatcher
+from tests.support.virtual_time import pass_time
+
+
+feeding = with_dispatcher("committer", "feeder", "settling")
+interrupted = with_dispatcher("committer", "feeder", supervised=True)
+
+
+@feeding
+async def test_queued_task_is_handed_out(dispatcher: Dispatcher):
+    session = await dispatcher.connect()
+    task_id = await dispatcher.submit()
+
+    (handout,) = await dispatcher.handed_out(session)
+
+    record = await dispatcher.record(task_id)
+    assert handout.attempt.task_id == task_id
+    assert handout.attempt.assignment_id == f"{task_id}/translate/1"
+    assert handout.data["input"] == b"text"
+    assert handout.timeout_ms == 300_000
+    assert (record.stage, record.owner, record.worker) == (
+        Stage.LEASED,
+        "dispatcher-1",
+        "worker-1",
+    )
+    assert session.attempts.keys() == {record.lease}
+    assert not dispatcher.engine.feeder.in_hand
+
+
+@feeding
+async def test_credit_is_never_exceeded(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=3)
+    for number in range(10):
+        await dispatcher.submit(b"%d" % number)
+
+    handouts = await dispatcher.handed_out(session, 3)
+    await pass_time(5)
+
+    assert (len(handouts), len(session.attempts), len(session.outbox.handouts)) == (3, 3, 0)
+    assert len(await dispatcher.pending()) == 3
+
+
+@feeding
+async def test_freed_slot_is_filled_again(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    for number in range(3):
+        await dispatcher.submit(b"%d" % number)
+
+    for _ in range(3):
+        (handout,) = await dispatcher.handed_out(session)
+        fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
+        assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
+
+    assert not dispatcher.engine.feeder.in_hand
+
+
+@feeding
+async def test_lane_that_gets_credit_while_another_is_read_is_waited_on_too(dispatcher: Dispatcher):
+    """The reader must not block on the lanes that it knew when it began to look."""
+    await dispatcher.connect(
+        "translator", queues=frozenset({"default"}), step_types=frozenset({"translate"})
+    )
+    await asyncio.sleep(0)  # the reader is at its first read, which lets others run
+    verifier = await dispatcher.connect(
+        "verifier", queues=frozenset({"checks"}), step_types=frozenset({"verify"})
+    )
+    began = asyncio.get_running_loop().time()
+    waiting_on = dispatcher.engine.feeder._waiting_on
+    while waiting_on is None or "checks" not in waiting_on:
+        await pass_time(0.01)
+        waiting_on = dispatcher.engine.feeder._waiting_on
+
+    assert asyncio.get_running_loop().time() - began < 0.1
+    assert verifier.free == 2
+
+
+@feeding
+async def test_obsolete_entry_is_deleted_and_its_credit_comes_back(dispatcher: Dispatcher):
+    """A worker with one slot must not wait for ever behind an entry that was none."""
+    store = dispatcher.store
+    await store._database.run(
+        lambda c: c.execute(
+            "INSERT INTO entries (queue, task_id, step) VALUES ('default', ?, 'translate')",
+            ("f" * 32,),
+        )
+    )
+    session = await dispatcher.connect(slots=1)
+    await pass_time(1)
+    task_id = await dispatcher.submit()
+
+    (handout,) = await dispatcher.handed_out(session)
+
+    assert handout.attempt.task_id == task_id
+    assert await dispatcher.pending() == [task_id]
+
+
+@feeding
+async def test_entry_without_room_is_put_back_uncharged(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)  # the reader blocks on the lane
+    session.max_in_flight = 0
+    task_id = await dispatcher.submit()
+
+    await pass_time(1.5)
+
+    record = await dispatcher.record(task_id)
+    assert (record.stage, record.attempt) == (Stage.QUEUED, 0)
+    assert [event.type for event in await dispatcher.history(task_id)] == [
+        EventType.SUBMITTED,
+        EventType.QUEUED,
+    ]
+    assert not dispatcher.engine.feeder.in_hand
+    assert await dispatcher.pending() == []
+
+
+@feeding
+async def test_entry_that_was_put_back_gives_its_credit_to_the_other_lane(dispatcher: Dispatcher):
+    """No signal but the put-back itself tells the reader that it may read again."""
+    default = await dispatcher.connect(
+        "translator", slots=1, queues=frozenset({"default"}), step_types=frozenset({"translate"})
+    )
+    checks = await dispatcher.connect(
+        "verifier", slots=1, queues=frozenset({"checks"}), step_types=frozenset({"verify"})
+    )
+    await pass_time(0.5)
+    default.max_in_flight = 0
+    await dispatcher.submit(b"unwanted")
+    await pass_time(0.1)
+    assert len(dispatcher.engine.feeder.in_hand) == 1
+
+    await pass_time(1.5)
+
+    assert dispatcher.engine.feeder._waiting_on == {"checks"}
+    assert checks.free == 1
+
+
+@feeding
+async def test_entry_in_hand_goes_to_a_worker_that_comes_in_time(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)
+    session.max_in_flight = 0
+    task_id = await dispatcher.submit()
+    await pass_time(0.5)
+
+    late = await dispatcher.connect("late")
+
+    (handout,) = await dispatcher.handed_out(late)
+    assert handout.attempt.task_id == task_id
+    assert (await dispatcher.record(task_id)).attempt == 1
+
+
+@feeding
+async def test_lease_whose_answer_was_lost_on_the_way_is_handed_out(dispatcher: Dispatcher):
+    """The store resends such a call by itself, and then it answers DUPLICATE."""
+    session = await dispatcher.connect()
+    task_id = await dispatcher.submit()
+    dispatcher.store.troubles.append("sent twice")
+
+    (handout,) = await dispatcher.handed_out(session)
+
+    record = await dispatcher.record(task_id)
+    assert handout.attempt.record.lease == record.lease
+    assert await dispatcher.pending() == [task_id]
+
+
+@pytest.mark.parametrize("trouble", ["unreachable", "answer lost"])
+@interrupted
+async def test_lease_with_unknown_outcome_leaves_no_reserved_slot(
+    dispatcher: Dispatcher, trouble: Trouble
+):
+    session = await dispatcher.connect(slots=1)
+    await dispatcher.submit()
+    dispatcher.store.troubles.append(trouble)
+
+    await pass_time(1)
+
+    assert session.attempts == {}
+    assert session.free == 1
+    assert not dispatcher.engine.feeder.in_hand
+    assert len(await dispatcher.pending()) == 1  # for recovery to find
+
+
+@feeding
+async def test_entry_of_a_task_that_was_cancelled_meanwhile_is_no_attempt(dispatcher: Dispatcher):
+    dispatcher.store.slow.clear()
+    session = await dispatcher.connect(slots=2)
+    dispatcher.store.slow.set()
+    first, second = await dispatcher.submit(b"1"), await dispatcher.submit(b"2")
+    await dispatcher.handed_out(session, 2)
+
+    assert {one.task_id for one in session.attempts.values()} == {first, second}
+
+
+@interrupted
+async def test_refused_lease_beside_a_good_one_costs_the_good_one_nothing(dispatcher: Dispatcher):
+    """A store that fails in between must not strand an attempt on the table."""
+    store, engine = dispatcher.store, dispatcher.engine
+    tasks = [await dispatcher.submit(b"%d" % number) for number in range(2)]
+    records = [await dispatcher.record(task_id) for task_id in tasks]
+    entries = await store.read("default", 2)
+    loads = await engine.feeder._load(entries)
+    session = await dispatcher.connect(slots=2)
+    fact = CancelAsked(reason="no longer needed")
+    await engine.committer.apply([Proposal(task_id=tasks[0], record=records[0], fact=fact)])
+    discard, store.discard = store.discard, fail  # type: ignore[method-assign]
+
+    try:
+        await engine.feeder._lease([(load, session) for load in loads])
+    except StoreGone:
+        store.discard = discard  # type: ignore[method-assign]
+
+    (handout,) = await dispatcher.handed_out(session)
+    assert handout.attempt.task_id == tasks[1]
+    assert [one.task_id for one in session.attempts.values()] == [tasks[1]]
+
+
+class StoreGone(Exception):
+    pass
+
+
+async def fail(*_: object) -> None:
+    raise StoreGone
+
+
+@feeding
+async def test_worker_that_leaves_before_the_hand_out_costs_the_task_nothing(
+    dispatcher: Dispatcher,
+):
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)
+    task_id = await dispatcher.submit()
+    dispatcher.store.slow.clear()
+    await pass_time(0.01)  # read and matched, its lease is being committed
+    session.draining = True
+    dispatcher.store.slow.set()
+
+    await pass_time(0.5)
+
+    record = await dispatcher.record(task_id)
+    assert session.attempts == {}
+    assert session.outbox.handouts == []
+    assert (record.stage, record.failures, record.losses) == (Stage.QUEUED, 0, 0)
+    assert (await dispatcher.history(task_id))[-1].type is EventType.RELEASED
+
+
+@feeding
+async def test_stopped_feeder_puts_back_what_it_has_in_hand(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)
+    session.max_in_flight = 0
+    task_id = await dispatcher.submit()
+    await pass_time(0.1)
+    assert dispatcher.engine.feeder.in_hand
+
+    dispatcher.engine.feeder.stop()
+    session.max_in_flight = 1
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.2)
+
+    assert session.attempts == {}
+    assert not dispatcher.engine.feeder.in_hand
+    assert (await dispatcher.record(task_id)).stage is Stage.QUEUED
+    assert await dispatcher.pending() == []
+
+
+async def make_dangerous(dispatcher: Dispatcher, task_id: str) -> None:
+    """Have a task look as if its step had taken down two workers."""
+    record = await dispatcher.record(task_id)
+    event = Event(sequence=2, at_ms=0, type=EventType.LOST, state=record.state)
+    fields = {"losses": 2, "version": 2}
+    change = Transition(
+        task_id=task_id, op_id="op-lost-", expected_version=1, fields=fields, event=event
+    )
+    await dispatcher.store.commit([change], kind="settle")
+
+
+@feeding
+async def test_dangerous_step_waits_for_an_idle_worker_and_has_it_alone(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=2)
+    await dispatcher.submit(b"innocent")
+    (innocent,) = await dispatcher.handed_out(session)
+    session.max_in_flight = 0
+    dangerous = await dispatcher.submit(b"dangerous")
+    await make_dangerous(dispatcher, dangerous)
+    await dispatcher.submit(b"another")
+    session.max_in_flight = 2
+    dispatcher.engine.sessions.stir()
+
+    await pass_time(5)
+    assert [one.task_id for one in session.attempts.values()] == [innocent.attempt.task_id]
+    assert session.reserved
+
+    fact = Completed(token=innocent.attempt.record.lease, outcome="completed", output=b"x")
+    await dispatcher.report(session, innocent, fact)
+    (alone,) = await dispatcher.handed_out(session)
+    await pass_time(5)
+    assert alone.attempt.task_id == dangerous
+    assert len(session.attempts) == 1
+
+    fact = Completed(token=alone.attempt.record.lease, outcome="completed", output=b"x")
+    await dispatcher.report(session, alone, fact)
+    await dispatcher.handed_out(session, 2)
+    assert not session.reserved
+
+
+@feeding
+async def test_dangerous_step_without_a_worker_goes_back_and_starves_no_other_lane(
+    dispatcher: Dispatcher,
+):
+    translator = await dispatcher.connect(
+        "translator", slots=1, queues=frozenset({"default"}), step_types=frozenset({"translate"})
+    )
+    await pass_time(0.5)
+    task_id = await dispatcher.submit(b"dangerous", delay_ms=0)
+    await make_dangerous(dispatcher, task_id)
+    translator.draining = True
+    verifier = await dispatcher.connect(
+        "verifier", slots=1, queues=frozenset({"checks"}), step_types=frozenset({"verify"})
+    )
+
+    await pass_time(3)
+
+    assert not dispatcher.engine.feeder.in_hand
+    assert await dispatcher.pending() == []
+    assert (await dispatcher.record(task_id)).stage is Stage.QUEUED
+    assert verifier.free == 1
+
+
+@feeding
+async def test_paused_worker_is_not_reserved(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)
+    session.max_in_flight = 0
+    task_id = await dispatcher.submit()
+    await make_dangerous(dispatcher, task_id)
+
+    await pass_time(0.5)
+
+    assert not session.reserved
+    assert session.attempts == {}

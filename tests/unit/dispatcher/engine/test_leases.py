@@ -1,0 +1,206 @@
+"""Limits, silence, broken streams and heartbeats: what each does to the attempts of a worker."""
+
+import asyncio
+
+import pytest
+
+from stepstream_dispatcher.core.facts import Completed
+from stepstream_dispatcher.core.record import EventType, Stage, TaskRecord
+from stepstream_dispatcher.engine.sessions import Handout, Session
+from tests.support.engine import Dispatcher, settlement, with_dispatcher
+from tests.support.virtual_time import pass_time
+
+watched = with_dispatcher("committer", "feeder", "settling", "leases")
+
+
+async def running(dispatcher: Dispatcher, **options: object) -> tuple[Session, Handout]:
+    session = await dispatcher.connect(slots=1)
+    await dispatcher.submit(**options)
+    (handout,) = await dispatcher.handed_out(session)
+    session.max_in_flight = 0
+    return session, handout
+
+
+async def heartbeat(
+    dispatcher: Dispatcher, session: Session, *tokens: str, received: int = 0
+) -> list[str]:
+    session.heard_at = asyncio.get_running_loop().time()
+    return await dispatcher.engine.leases.heard(session, tokens, received)
+
+
+async def now(dispatcher: Dispatcher, handout: Handout) -> TaskRecord:
+    return await dispatcher.record(handout.attempt.task_id)
+
+
+@watched
+async def test_named_attempt_of_a_broken_stream_is_lost_after_the_grace(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+
+    dispatcher.engine.leases.broke(session)
+    await pass_time(1.4)
+    assert (await now(dispatcher, handout)).stage is Stage.LEASED
+    await pass_time(0.3)
+
+    record = await now(dispatcher, handout)
+    assert (record.stage, record.losses, record.errors) == (Stage.QUEUED, 1, 1)
+    assert (await dispatcher.history(handout.attempt.task_id))[-1].type is EventType.LOST
+    assert len(dispatcher.engine.sessions) == 0
+
+
+@watched
+async def test_attempt_that_was_never_named_is_released_uncharged(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+
+    dispatcher.engine.leases.broke(session)
+    await pass_time(1.7)
+
+    record = await now(dispatcher, handout)
+    assert (record.stage, record.losses, record.errors) == (Stage.QUEUED, 0, 0)
+    assert "never received" in (await dispatcher.history(handout.attempt.task_id))[-1].message
+
+
+@watched
+async def test_stream_that_breaks_with_nothing_held_is_forgotten_at_once(dispatcher: Dispatcher):
+    session = await dispatcher.connect()
+
+    dispatcher.engine.leases.broke(session)
+
+    assert len(dispatcher.engine.sessions) == 0
+
+
+@watched
+async def test_silent_worker_is_given_up_and_its_stream_closed(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+
+    await pass_time(14.8)
+    assert not session.outbox.closing
+    await pass_time(0.4)
+
+    record = await now(dispatcher, handout)
+    assert session.outbox.closing
+    assert (record.stage, record.losses) == (Stage.QUEUED, 1)
+
+
+@watched
+async def test_worker_that_is_heard_keeps_its_attempt(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+
+    for _ in range(10):
+        await pass_time(5)
+        assert await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1) == []
+
+    assert (await now(dispatcher, handout)).stage is Stage.LEASED
+
+
+@watched
+async def test_attempt_beyond_its_limit_fails_and_its_worker_is_told(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher, timeout_ms=3_000)
+
+    await pass_time(2.9)
+    assert (await now(dispatcher, handout)).stage is Stage.LEASED
+    await pass_time(0.3)
+
+    record = await now(dispatcher, handout)
+    event = (await dispatcher.history(handout.attempt.task_id))[-1]
+    assert (record.stage, record.failures) == (Stage.DELAYED, 1)
+    assert (event.detail, event.message) == (
+        "DEADLINE_EXCEEDED",
+        "attempt 1 ran beyond its limit of 3 s",
+    )
+    assert [word.reason for word in session.outbox.cancels] == ["TIMEOUT"]
+    assert session.attempts == {}
+
+
+@watched
+async def test_result_after_the_limit_is_stale(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher, timeout_ms=3_000)
+    await pass_time(3.5)
+
+    fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"late")
+
+    assert await dispatcher.report(session, handout, fact) == "STALE_LEASE"
+
+
+@pytest.mark.parametrize(("named", "losses"), [(True, 1), (False, 0)])
+@watched
+async def test_attempt_that_vanishes_from_the_heartbeat_is_settled(
+    dispatcher: Dispatcher, *, named: bool, losses: int
+):
+    session, handout = await running(dispatcher)
+    if named:
+        await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+
+    await heartbeat(dispatcher, session, received=1)
+
+    assert session.attempts == {}
+    assert (await now(dispatcher, handout)).losses == losses
+
+
+@watched
+async def test_attempt_of_a_batch_that_is_still_on_its_way_is_not_missed(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+
+    await heartbeat(dispatcher, session, received=0)
+
+    assert session.attempts.keys() == {handout.attempt.record.lease}
+
+
+@watched
+async def test_heartbeat_learns_what_is_not_its_own_any_more(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    lease = handout.attempt.record.lease
+
+    assert await heartbeat(dispatcher, session, lease, "another", received=1) == ["another"]
+
+
+@watched
+async def test_result_that_is_being_recorded_is_still_its_workers(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    lease = handout.attempt.record.lease
+    fact = Completed(token=lease, outcome="completed", output=b"x")
+    dispatcher.engine.settling.receive(session, [settlement(handout, fact)])
+
+    assert await heartbeat(dispatcher, session, lease, received=1) == []
+
+
+@watched
+async def test_draining_worker_gives_back_what_was_not_written_to_it(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=2)
+    sent = await dispatcher.submit(b"sent")
+    await dispatcher.handed_out(session)
+    unsent = await dispatcher.submit(b"unsent")
+    await pass_time(0.1)
+    assert len(session.outbox.handouts) == 1
+
+    await dispatcher.engine.leases.worker_drains(session)
+
+    assert [one.task_id for one in session.attempts.values()] == [sent]
+    record = await dispatcher.record(unsent)
+    assert (record.stage, record.losses) == (Stage.QUEUED, 0)
+    assert session.free == 0
+
+
+@watched
+async def test_cancel_stored_by_another_dispatcher_reaches_the_worker(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    statement = "UPDATE tasks SET fields = json_set(fields, '$.cancel', '1')"
+    await dispatcher.store._database.run(lambda c: c.execute(statement))
+
+    await pass_time(4.1)
+
+    assert [word.reason for word in session.outbox.cancels] == ["REQUESTED"]
+
+
+@pytest.mark.parametrize("change", ["'$.owner', 'dispatcher-2'", "'$.lease', 'another'"])
+@watched
+async def test_attempt_that_is_somebody_elses_leaves_the_table(dispatcher: Dispatcher, change: str):
+    session, _ = await running(dispatcher)
+    statement = f"UPDATE tasks SET fields = json_set(fields, {change})"  # noqa: S608
+    await dispatcher.store._database.run(lambda c: c.execute(statement))
+
+    await pass_time(4.1)
+
+    assert session.attempts == {}
+    assert [word.reason for word in session.outbox.cancels] == ["LEASE_LOST"]

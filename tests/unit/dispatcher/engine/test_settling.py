@@ -1,0 +1,201 @@
+"""The word that answers each result, and what becomes of its slot."""
+
+import pytest
+
+from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Released
+from stepstream_dispatcher.core.record import Stage
+from stepstream_dispatcher.engine.sessions import Handout, Session
+from stepstream_dispatcher.engine.settling import Held
+from stepstream_dispatcher.store.port import CommitFailed
+from tests.support.engine import Dispatcher, settlement, with_dispatcher
+
+settling = with_dispatcher("committer", "feeder", "settling")
+supervised = with_dispatcher("committer", "feeder", "settling", supervised=True)
+
+
+async def running(dispatcher: Dispatcher) -> tuple[Session, Handout]:
+    session = await dispatcher.connect(slots=1)
+    await dispatcher.submit()
+    (handout,) = await dispatcher.handed_out(session)
+    return session, handout
+
+
+def completed(handout: Handout, outcome: str = "completed") -> Completed:
+    return Completed(token=handout.attempt.record.lease, outcome=outcome, output=b"output")
+
+
+@pytest.mark.parametrize("kind", ["completed", "failed", "released"])
+@settling
+async def test_result_is_accepted_once_and_a_duplicate_after(dispatcher: Dispatcher, kind: str):
+    session, handout = await running(dispatcher)
+    session.max_in_flight = 0
+    token = handout.attempt.record.lease
+    facts: dict[str, Fact] = {
+        "completed": completed(handout),
+        "failed": Failed(token=token, code="BUSY", message="busy", retryable=True),
+        "released": Released(token=token, reason="drain", reported=True),
+    }
+
+    assert await dispatcher.report(session, handout, facts[kind]) == "ACCEPTED"
+    assert await dispatcher.report(session, handout, facts[kind]) == "DUPLICATE"
+
+    record = await dispatcher.record(handout.attempt.task_id)
+    assert record.lease == ""
+    assert session.attempts == session.settling == {}
+
+
+@settling
+async def test_slot_is_free_as_soon_as_the_result_is_received(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+
+    dispatcher.engine.settling.receive(session, [settlement(handout, completed(handout))])
+
+    assert session.free == 1
+    assert session.settling.keys() == {handout.attempt.record.lease}
+
+
+@settling
+async def test_result_of_an_old_lease_is_stale(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    session.max_in_flight = 0
+    lease = handout.attempt.record.lease
+    release = Released(token=lease, reason="given up")
+    assert await dispatcher.report(session, handout, release) == "ACCEPTED"
+
+    assert await dispatcher.report(session, handout, completed(handout)) == "STALE_LEASE"
+    assert (await dispatcher.record(handout.attempt.task_id)).step == "translate"
+
+
+@settling
+async def test_result_of_a_task_that_is_gone_is_unknown(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    await dispatcher.store._database.run(lambda c: c.execute("DELETE FROM tasks"))
+
+    assert await dispatcher.report(session, handout, completed(handout)) == "UNKNOWN"
+    assert await dispatcher.report(session, handout, completed(handout)) == "UNKNOWN"
+
+
+@settling
+async def test_outcome_that_the_step_lacks_is_invalid_and_fails_the_task(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+
+    assert await dispatcher.report(session, handout, completed(handout, "maybe")) == "INVALID"
+
+    assert (await dispatcher.record(handout.attempt.task_id)).state == "failed"
+
+
+@settling
+async def test_result_that_could_not_be_taken_as_it_is_says_why(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    fact = Failed(
+        token=handout.attempt.record.lease, code="OUTPUT_TOO_LARGE", message="m", retryable=False
+    )
+    said = settlement(handout, fact, refused="output has 9 bytes, limit 8")
+
+    dispatcher.engine.settling.receive(session, [said])
+
+    (receipt,) = await dispatcher.receipts(session)
+    assert (receipt.status, receipt.message) == ("INVALID", "output has 9 bytes, limit 8")
+
+
+@settling
+async def test_result_that_is_not_durable_is_kept_by_the_worker_and_on_the_table(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    dispatcher.store.troubles.append("unreachable")
+
+    assert await dispatcher.report(session, handout, completed(handout)) == "RETRY_LATER"
+    assert session.attempts.keys() == {handout.attempt.record.lease}
+    assert session.settling == {}
+
+    assert await dispatcher.report(session, handout, completed(handout)) == "ACCEPTED"
+
+
+@settling
+async def test_result_whose_answer_was_lost_is_a_duplicate_when_it_comes_again(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    session.max_in_flight = 0
+    dispatcher.store.troubles.append("answer lost")
+
+    assert await dispatcher.report(session, handout, completed(handout)) == "RETRY_LATER"
+    assert await dispatcher.report(session, handout, completed(handout)) == "DUPLICATE"
+    assert session.attempts == {}
+
+
+@supervised
+async def test_result_that_the_store_cannot_carry_out_hangs_nobody(dispatcher: Dispatcher):
+    """One bad transition must neither stop the recording of others nor keep its own slot."""
+    session = await dispatcher.connect(slots=2)
+    await dispatcher.submit(b"1")
+    await dispatcher.submit(b"2")
+    bad, good = await dispatcher.handed_out(session, 2)
+    session.max_in_flight = 0
+    commit = dispatcher.store.commit
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise CommitFailed("a script error", [None])
+
+    dispatcher.store.commit = refuse  # type: ignore[method-assign, assignment]
+    assert await dispatcher.report(session, bad, completed(bad)) == "RETRY_LATER"
+    dispatcher.store.commit = commit  # type: ignore[method-assign]
+    assert await dispatcher.report(session, good, completed(good)) == "ACCEPTED"
+    assert await dispatcher.report(session, bad, completed(bad)) == "ACCEPTED"
+
+
+@settling
+async def test_reports_are_recorded_in_one_call(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=5)
+    for number in range(5):
+        await dispatcher.submit(b"%d" % number)
+    handouts = await dispatcher.handed_out(session, 5)
+    session.max_in_flight = 0
+    before = len(dispatcher.store.commits)
+
+    for handout in handouts:
+        said = settlement(handout, completed(handout))
+        dispatcher.engine.settling.receive(session, [said])
+    await dispatcher.receipts(session, 5)
+
+    assert len(dispatcher.store.commits) - before <= 2
+
+
+@settling
+async def test_progress_is_recorded_without_a_version(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    version = (await dispatcher.record(handout.attempt.task_id)).version
+    held = Held(lease_token=handout.attempt.record.lease, progress=0.5, note="half")
+
+    await dispatcher.engine.settling.progress(session, [held])
+
+    record = await dispatcher.record(handout.attempt.task_id)
+    assert (record.progress, record.note, record.version) == (0.5, "half", version)
+
+
+@settling
+async def test_progress_is_lost_when_the_store_is(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    held = Held(lease_token=handout.attempt.record.lease, progress=0.5, note="half")
+    dispatcher.store.troubles.append("unreachable")
+
+    await dispatcher.engine.settling.progress(session, [held])
+
+    assert (await dispatcher.record(handout.attempt.task_id)).progress == 0.0
+
+
+@settling
+async def test_cancelled_task_ends_when_its_worker_lets_go(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    task_id = handout.attempt.task_id
+    sight = await dispatcher.engine.desk.cancel(task_id, reason="no longer needed")
+    assert sight.record.stage is Stage.LEASED
+    assert [word.reason for word in session.outbox.cancels] == ["REQUESTED"]
+
+    failed = Failed(
+        token=handout.attempt.record.lease, code="CANCELLED", message="", retryable=False
+    )
+    assert await dispatcher.report(session, handout, failed) == "ACCEPTED"
+
+    assert (await dispatcher.record(task_id)).state == "cancelled"
