@@ -128,16 +128,16 @@ def _line(event: TaskEvent, document: Document, elapsed_s: float) -> Text:
 def _print_summary(console: Console, documents: Sequence[Document], tasks: Sequence[Task]) -> None:
     rows = [
         (
-            document.title,
             f"{document.source_lang} → {document.target_lang}",
             task.state,
             verdict_of(task).get("score", ""),
             _duration(task),
+            document.title,
         )
         for document, task in zip(documents, tasks, strict=True)
     ]
     console.print()
-    print_table(("document", "pair", "state", "#score", "#time"), rows)
+    print_table(("pair", "state", "#score", "#time", "document"), rows)
 
 
 def _duration(task: Task) -> str:
