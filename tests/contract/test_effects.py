@@ -162,6 +162,18 @@ async def test_the_worker_is_credited(store, kind, tally):
     assert await store.workers() == {"worker-1": {"sdk": "python", **tally}}
 
 
+@pytest.mark.parametrize("kind", ["create", "complete-next", "due", "release"])
+async def test_the_id_of_an_added_entry_is_answered(store, kind):
+    await prepared(store, kind, "t1")
+
+    result = await carry_out(store, kind, "t1")
+
+    record = await current(store, "t1")
+    assert record is not None
+    assert result.entry
+    assert result.entry == record.entry
+
+
 async def test_ended_attempts_are_counted_by_the_minute(store):
     minute = store.now_ms() // MINUTE_MS
 

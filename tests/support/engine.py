@@ -183,7 +183,8 @@ class Dispatcher:
         await self.engine.open()
         await self._group.__aenter__()
         for name in self._loops:
-            self.run(getattr(self.engine, name).run)
+            part = getattr(self.engine, name)
+            self.run(part.listen if name == "watch" else part.run)
         return self
 
     def run(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -123,7 +123,8 @@ class Committer:
         learn: Reads the definitions that other dispatchers have stored into the catalog.
         retain_s: How long an ended task is kept.
         live_max: Live tasks beyond which a creation is FULL.
-        applied: Called with each transition that was applied, before its caller hears of it.
+        applied: Called with each transition that was applied, by this call or by one whose answer
+            was lost, and the id of the entry that it added, before its caller hears of it.
         rng: Source of jitter.
     """
 
@@ -135,7 +136,7 @@ class Committer:
         learn: Callable[[], Awaitable[None]],
         retain_s: int,
         live_max: int,
-        applied: Callable[[Transition], None],
+        applied: Callable[[Transition, str], None],
         rng: random.Random,
     ) -> None:
         self._store = store
@@ -245,8 +246,8 @@ class Committer:
             if result is None:
                 call.fail(error)
                 continue
-            if result.verdict is Verdict.APPLIED:
-                self._applied(call.transitions[index])
+            if result.verdict in (Verdict.APPLIED, Verdict.DUPLICATE):
+                self._applied(call.transitions[index], result.entry)
             call.settle(index, result)
 
 

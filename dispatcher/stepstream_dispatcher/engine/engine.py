@@ -15,6 +15,7 @@ from stepstream_dispatcher.core.record import TaskRecord, Transition
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.desk import Desk
 from stepstream_dispatcher.engine.feeder import Feeder
+from stepstream_dispatcher.engine.fresh import Fresh
 from stepstream_dispatcher.engine.janitor import Janitor
 from stepstream_dispatcher.engine.leases import Leases
 from stepstream_dispatcher.engine.reception import Reception
@@ -60,6 +61,7 @@ class Engine:
         self.watch = WatchHub(store=store)
         self.health: dict[str, LoopHealth] = {}
         self.draining = False
+        self._ending = False
         self.durability: Durability = "VOLATILE"  # until the store was asked
         self.committer = Committer(
             store=store,
@@ -70,6 +72,7 @@ class Engine:
             applied=self._applied,
             rng=random.Random(),
         )
+        self.fresh = Fresh()
         self.timers = Timers(store=store, committer=self.committer)
         self.settling = Settling(store=store, sessions=self.sessions, committer=self.committer)
         self.leases = Leases(
@@ -83,6 +86,7 @@ class Engine:
             store=store,
             sessions=self.sessions,
             committer=self.committer,
+            fresh=self.fresh,
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
         )
@@ -149,7 +153,13 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 self.health[name] = LoopHealth()
-                group.create_task(supervise(name, loop, health=self.health[name]))
+                group.create_task(
+                    supervise(name, loop, health=self.health[name], ending=lambda: self._ending)
+                )
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._ending = True
 
     async def drain(self, *, grace_s: float) -> None:
         """Hand out nothing more, tell the workers, and wait until they have finished or moved."""
@@ -200,7 +210,8 @@ class Engine:
                 if word == "cancel":
                     self.leases.cancel_task(task_id)
 
-    def _applied(self, transition: Transition) -> None:
+    def _applied(self, transition: Transition, entry_id: str) -> None:
+        self.fresh.applied(transition, entry_id)
         self.watch.applied(transition)
         self.timers.applied(transition)
 

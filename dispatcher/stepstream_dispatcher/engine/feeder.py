@@ -22,6 +22,7 @@ from stepstream_dispatcher.core.facts import Leased, Released, Requeued
 from stepstream_dispatcher.core.lifecycle import runs_alone
 from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.fresh import Fresh
 from stepstream_dispatcher.engine.identity import new_tokens
 from stepstream_dispatcher.engine.sessions import Attempt, Handout, Session, Sessions
 from stepstream_dispatcher.store.port import Entry, Store, Verdict
@@ -32,6 +33,9 @@ READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
 ROUNDS_MAX: Final = 4  # rounds of load, match and lease that may overlap
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
+
+
+_NOTHING: Final[tuple[TaskRecord | None, dict[str, bytes]]] = (None, {})
 
 
 class _Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +50,7 @@ class Feeder:
     """The one reader of all lanes.
 
     Args:
+        fresh: Tasks that were created here a moment ago.
         dispatcher_id: Owner of the leases.
         limit_ms_of: Limit of one attempt of a record.
     """
@@ -56,12 +61,14 @@ class Feeder:
         store: Store,
         sessions: Sessions,
         committer: Committer,
+        fresh: Fresh,
         dispatcher_id: str,
         limit_ms_of: Callable[[TaskRecord], int],
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._committer = committer
+        self._fresh = fresh
         self._dispatcher_id = dispatcher_id
         self._limit_ms_of = limit_ms_of
         self._waiting_on: frozenset[str] | None = None
@@ -157,10 +164,17 @@ class Feeder:
 
     async def _load(self, entries: list[Entry]) -> list[_Load]:
         """Read what the entries name; delete those that are no task's current one."""
-        found = await self._store.load([entry.task_id for entry in entries])
+        found: dict[str, tuple[TaskRecord | None, dict[str, bytes]] | None] = {
+            entry.entry_id: self._fresh.take(entry) for entry in entries
+        }
+        unknown = [entry for entry in entries if found[entry.entry_id] is None]
+        if unknown:
+            read = await self._store.load([entry.task_id for entry in unknown])
+            found.update(zip((entry.entry_id for entry in unknown), read, strict=True))
         loads: list[_Load] = []
         obsolete: list[Entry] = []
-        for entry, (record, data) in zip(entries, found, strict=True):
+        for entry in entries:
+            record, data = found[entry.entry_id] or _NOTHING
             if record is not None and is_current(record, entry):
                 loads.append(_Load(entry=entry, record=record, data=data))
             else:

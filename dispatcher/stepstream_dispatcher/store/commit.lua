@@ -10,8 +10,8 @@
 --        the unpacker does not take: of each transition, from where it says, the event as published,
 --        the event as kept, and the values of `names`.
 -- Reply  Redis TIME in s and the us within it; then for each transition a word: APPLIED, DUPLICATE,
---        STALE_LEASE, NOT_FOUND or FULL, or a pair {VERSION_CONFLICT or DUPLICATE, record} or
---        {ERROR, message}.
+--        STALE_LEASE, NOT_FOUND or FULL, or a pair {APPLIED, id of the added entry},
+--        {VERSION_CONFLICT or DUPLICATE, record} or {ERROR, message}.
 -- Effect guards first, then this order, so that a prefix is harmless: lane, data, record, the rest.
 --        A transition that fails half-way is answered ERROR and leaves the others whole.
 -- Cost   about 6 commands for each transition, and 2 for each lane, 1 for each count and worker a call.
@@ -108,7 +108,7 @@ local function apply(at, packed)
     add(tallies[worker], tally, 1)
     settled = settled + 1
   end
-  return 'APPLIED'
+  return lane > 0 and { 'APPLIED', fields[size + 4] } or 'APPLIED'
 end
 
 local time = call('TIME')

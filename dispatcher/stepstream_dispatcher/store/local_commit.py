@@ -75,7 +75,7 @@ def _commit_one(
     _save_data(connection, transition)
     _move(connection, transition, now_ms=now_ms)
     _count(connection, transition, minute=now_ms // MINUTE_MS)
-    return _APPLIED
+    return Result(Verdict.APPLIED, entry=texts.get("entry", "")) if transition.enqueue else _APPLIED
 
 
 def _refusal(

@@ -51,6 +51,7 @@ class Result(msgspec.Struct, frozen=True):
 
     verdict: Verdict
     record: TaskRecord | None = None  # VERSION_CONFLICT, and DUPLICATE of a creation
+    entry: str = ""  # APPLIED with `enqueue`: id of the entry that was added
 
 
 class Entry(msgspec.Struct, frozen=True):

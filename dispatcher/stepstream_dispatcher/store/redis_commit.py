@@ -195,6 +195,9 @@ def _results(transitions: Sequence[Transition], answers: Sequence[Any]) -> list[
             failure = failure or f"task {transition.task_id}: {content.decode(errors='replace')}"
             results.append(None)
             continue
+        if word == b"APPLIED":
+            results.append(Result(Verdict.APPLIED, entry=content.decode()))
+            continue
         texts = [text.decode(errors="replace") for text in content]
         fields = dict(zip(texts[::2], texts[1::2], strict=True))
         results.append(Result(Verdict(word.decode()), decode_record(transition.task_id, fields)))

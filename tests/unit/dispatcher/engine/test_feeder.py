@@ -278,7 +278,13 @@ async def make_dangerous(dispatcher: Dispatcher, task_id: str) -> None:
     event = Event(sequence=2, at_ms=0, type=EventType.LOST, state=record.state)
     fields = {"losses": 2, "version": 2}
     change = Transition(
-        task_id=task_id, op_id="op-lost-", expected_version=1, fields=fields, event=event
+        task_id=task_id,
+        op_id="op-lost-",
+        expected_version=1,
+        fields=fields,
+        ack=(record.queue, record.entry),
+        enqueue=record.queue,
+        event=event,
     )
     await dispatcher.store.commit([change], kind="settle")
 

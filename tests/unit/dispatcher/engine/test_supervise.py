@@ -148,8 +148,10 @@ async def test_cancelled_loop_that_ends_with_an_error_is_not_run_again():
             raise StoreUnavailable("interrupted")
 
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-        loop = group.create_task(supervise("loop", fails_on_its_way_out))
+        ending = asyncio.Event()
+        loop = group.create_task(supervise("loop", fails_on_its_way_out, ending=ending.is_set))
         await running.wait()
+        ending.set()
         loop.cancel()
 
     assert loop.cancelled()

@@ -1,0 +1,44 @@
+"""Remembers tasks that were just created here, so that handing them out needs no read.
+
+The entry that its creation added belongs to a task as it was created: whatever changes the record
+later takes that entry away. Under a backlog the oldest are forgotten, and are read like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.store.port import Entry
+
+__all__ = ["Fresh"]
+
+TASKS_MAX: Final = 1024
+DATA_BYTES_MAX: Final = 4096  # of one task; with TASKS_MAX it bounds the memory to 4 MiB
+
+
+class Fresh:
+    """A bounded memory of creations, oldest forgotten first."""
+
+    def __init__(self) -> None:
+        self._created: dict[str, Transition] = {}  # by entry id
+
+    def applied(self, transition: Transition, entry_id: str) -> None:
+        """Hear of a transition that was applied here, and of the entry that it added."""
+        if transition.expected_version or not entry_id:
+            return
+        if sum(map(len, transition.data.values())) > DATA_BYTES_MAX:
+            return
+        if len(self._created) >= TASKS_MAX:
+            del self._created[next(iter(self._created))]
+        self._created[entry_id] = transition
+
+    def take(self, entry: Entry) -> tuple[TaskRecord, dict[str, bytes]] | None:
+        """The task of an entry as it was created, once; None when it is not remembered."""
+        created = self._created.pop(entry.entry_id, None)
+        if created is None:
+            return None
+        fields = {**created.fields, "entry": entry.entry_id}
+        return msgspec.convert(fields, TaskRecord, strict=False), created.data

@@ -1,0 +1,50 @@
+"""Tasks that are handed out without being read."""
+
+from stepstream_dispatcher.core.admission import Submission, creation
+from stepstream_dispatcher.core.record import Transition
+from stepstream_dispatcher.engine.fresh import DATA_BYTES_MAX, TASKS_MAX, Fresh
+from stepstream_dispatcher.pipelines import read_pipelines
+from stepstream_dispatcher.store.port import Entry
+
+(TRANSLATION,) = read_pipelines()
+
+
+def created(task_id: str, *, payload: bytes = b"text", delay_ms: int = 0) -> Transition:
+    submission = Submission(pipeline="translation", input=payload, delay_ms=delay_ms)
+    return creation(submission, TRANSLATION, task_id=task_id, op_id="op-00001", now_ms=1000)
+
+
+def entry_of(task_id: str) -> Entry:
+    return Entry("default", f"1-{task_id}", task_id, "translate")
+
+
+def test_creation_is_taken_once_with_the_id_of_its_entry():
+    fresh = Fresh()
+    fresh.applied(created("a"), "1-a")
+
+    record, data = fresh.take(entry_of("a")) or (None, {})
+
+    assert record is not None
+    assert (record.version, record.state, record.entry) == (1, "pending", "1-a")
+    assert data == {"input": b"text"}
+    assert fresh.take(entry_of("a")) is None
+
+
+def test_delayed_and_large_tasks_are_not_remembered():
+    fresh = Fresh()
+
+    fresh.applied(created("later", delay_ms=1), "")
+    fresh.applied(created("large", payload=b"x" * (DATA_BYTES_MAX + 1)), "1-large")
+
+    assert fresh.take(entry_of("later")) is None
+    assert fresh.take(entry_of("large")) is None
+
+
+def test_oldest_are_forgotten():
+    fresh = Fresh()
+
+    for number in range(TASKS_MAX + 1):
+        fresh.applied(created(str(number)), f"1-{number}")
+
+    assert fresh.take(entry_of("0")) is None
+    assert fresh.take(entry_of("1")) is not None

@@ -1,0 +1,85 @@
+"""What every replica may read about the workers of this one."""
+
+import asyncio
+
+from tests.support.engine import Dispatcher, with_dispatcher
+from tests.support.virtual_time import pass_time
+
+rostered = with_dispatcher("committer", "feeder", "_roster")
+
+
+async def known(dispatcher: Dispatcher, name: str = "worker-1") -> dict[str, str]:
+    return (await dispatcher.store.workers())[name]
+
+
+@rostered
+async def test_worker_is_known_as_soon_as_it_is_registered(dispatcher: Dispatcher):
+    await dispatcher.connect(slots=3)
+
+    fields = await known(dispatcher)
+    assert fields["is_running"] == "1"
+    assert fields["max_in_flight"] == "3"
+    assert fields["dispatcher"] == "dispatcher-1"
+    assert fields["current_tasks"] == "0"
+
+
+@rostered
+async def test_held_attempts_are_counted(dispatcher: Dispatcher):
+    session = await dispatcher.connect()
+    await dispatcher.submit()
+    await dispatcher.handed_out(session)
+    await pass_time(0.3)
+
+    assert (await known(dispatcher))["current_tasks"] == "1"
+
+
+@rostered
+async def test_worker_that_left_is_marked_once(dispatcher: Dispatcher):
+    session = await dispatcher.connect()
+
+    dispatcher.engine.leases.broke(session)
+    await pass_time(0.3)
+
+    assert (await known(dispatcher))["is_running"] == "0"
+
+
+@rostered
+async def test_worker_that_moved_to_another_dispatcher_stays_as_that_one_says(
+    dispatcher: Dispatcher,
+):
+    session = await dispatcher.connect()
+    await dispatcher.store.save_worker("worker-1", {"dispatcher": "dispatcher-2"})
+
+    dispatcher.engine.leases.broke(session)
+    await pass_time(0.3)
+
+    assert (await known(dispatcher))["is_running"] == "1"
+
+
+@rostered
+async def test_saves_side_by_side_do_not_trip_over_a_worker_that_left(dispatcher: Dispatcher):
+    """A registration saves the roster while its loop does."""
+    session = await dispatcher.connect()
+    dispatcher.engine.leases.broke(session)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(dispatcher.engine._roster.save())
+
+    assert (await known(dispatcher))["is_running"] == "0"
+
+
+@rostered
+async def test_unchanged_worker_is_written_once_a_minute(dispatcher: Dispatcher):
+    await dispatcher.connect()
+    written: list[str] = []
+    save_worker = dispatcher.store.save_worker
+
+    async def counted(name: str, fields: dict[str, str | int]) -> None:
+        written.append(name)
+        await save_worker(name, fields)
+
+    dispatcher.store.save_worker = counted  # type: ignore[method-assign, assignment]
+    await pass_time(130)
+
+    assert written == ["worker-1"] * 2
