@@ -13,6 +13,8 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
+import redis.asyncio
+
 from stepstream import AsyncClient
 from stepstream.cli.valkey import EmbeddedValkey
 
@@ -21,7 +23,7 @@ __all__ = ["System"]
 PIPELINES = Path(__file__).with_name("pipelines.toml")
 READY_S = 30.0
 STOP_S = 40.0
-LOOK_S = 0.005  # how often a condition is looked at; a small part of what is measured
+LOOK_S = 0.02  # how often it is looked whether the workers have come or gone
 
 
 class System:
@@ -45,6 +47,11 @@ class System:
             ENABLE_METRICS="false",
         )
         return self
+
+    def redis(self) -> redis.asyncio.Redis:
+        """A client of the server, for what the system itself does not tell."""
+        assert self.valkey is not None
+        return redis.asyncio.Redis.from_url(self.valkey.url)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
