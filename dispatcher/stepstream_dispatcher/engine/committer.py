@@ -30,6 +30,7 @@ __all__ = ["Committer", "Outcome", "Proposal"]
 CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script call holds Redis
 CALL_BYTES_MAX: Final = 1024 * 1024
 TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
+CALLS_IN_FLIGHT: Final = 2  # of one kind: the next one is packed while Redis works on the first
 DECISIONS_MAX: Final = 5  # of one fact, before the caller is told that the task is contended
 
 
@@ -156,7 +157,8 @@ class Committer:
         """Send calls until cancelled."""
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes.values():
-                group.create_task(self._run_lane(lane))
+                for _ in range(CALLS_IN_FLIGHT):
+                    group.create_task(self._run_lane(lane))
 
     async def create(self, transitions: Sequence[Transition]) -> list[Result]:
         """Commit creations; one result each, in order.
@@ -222,6 +224,8 @@ class Committer:
         while True:
             await lane.ready.wait()
             taken = lane.take()
+            if not taken:  # the other one was quicker
+                continue
             error: StepstreamError = StoreUnavailable("the commit was interrupted")
             results: Sequence[Result | None] = [None] * len(taken)
             try:

@@ -74,8 +74,8 @@ class Feeder:
         self._waiting_on: frozenset[str] | None = None
         self._turn = 0
         self._stopped = False
-        self.in_hand: dict[str, Entry] = {}  # by entry id: read, and not yet leased
-        self._alone: set[str] = set()  # ids of those that wait for a worker of their own
+        self.in_hand: set[Entry] = set()  # read, and not yet leased
+        self._alone: set[Entry] = set()  # those of them that wait for a worker of their own
 
     async def run(self) -> None:
         """Feed until cancelled."""
@@ -100,7 +100,7 @@ class Feeder:
                 continue
             entries = await self._read(credit) or await self._wait(frozenset(credit))
             if entries:
-                self.in_hand.update((entry.entry_id, entry) for entry in entries)
+                self.in_hand.update(entries)
                 await rounds.acquire()
                 group.create_task(self._round(entries, rounds, group))
 
@@ -153,9 +153,11 @@ class Feeder:
         try:
             loads = await self._load(entries)
             alone = [load for load in loads if runs_alone(load.record)]
-            self._alone.update(load.entry.entry_id for load in alone)
+            self._alone.update(load.entry for load in alone)
             for load in alone:
                 group.create_task(self._hand_out_alone(load))
+            if alone:
+                self._sessions.stir()  # they take no credit from the others
             left = await self._hand_out([load for load in loads if not runs_alone(load.record)])
         finally:
             rounds.release()
@@ -164,17 +166,17 @@ class Feeder:
 
     async def _load(self, entries: list[Entry]) -> list[_Load]:
         """Read what the entries name; delete those that are no task's current one."""
-        found: dict[str, tuple[TaskRecord | None, dict[str, bytes]] | None] = {
-            entry.entry_id: self._fresh.take(entry) for entry in entries
+        found: dict[Entry, tuple[TaskRecord | None, dict[str, bytes]] | None] = {
+            entry: self._fresh.take(entry) for entry in entries
         }
-        unknown = [entry for entry in entries if found[entry.entry_id] is None]
+        unknown = [entry for entry in entries if found[entry] is None]
         if unknown:
             read = await self._store.load([entry.task_id for entry in unknown])
-            found.update(zip((entry.entry_id for entry in unknown), read, strict=True))
+            found.update(zip(unknown, read, strict=True))
         loads: list[_Load] = []
         obsolete: list[Entry] = []
         for entry in entries:
-            record, data = found[entry.entry_id] or _NOTHING
+            record, data = found[entry] or _NOTHING
             if record is not None and is_current(record, entry):
                 loads.append(_Load(entry=entry, record=record, data=data))
             else:
@@ -188,7 +190,8 @@ class Feeder:
             by_queue.setdefault(entry.queue, []).append(entry.entry_id)
         for queue, entry_ids in by_queue.items():
             await self._store.discard(queue, entry_ids)
-            self._drop(entry_ids)
+        self._drop(entries)
+        if entries:
             self._sessions.stir()  # the reader may have waited for this credit
 
     async def _hand_out(self, loads: list[_Load]) -> list[_Load]:
@@ -210,8 +213,19 @@ class Feeder:
         return left
 
     async def _lease(self, taken: Sequence[tuple[_Load, Session]]) -> None:
+        sessions = {session.id: session for _, session in taken}.values()
+        for session in sessions:
+            session.leasing += 1
+        try:
+            await self._lease_reserved(taken)
+        finally:
+            for session in sessions:
+                session.leasing -= 1
+                session.outbox.notify()
+
+    async def _lease_reserved(self, taken: Sequence[tuple[_Load, Session]]) -> None:
         attempts = self._reserve(taken)
-        self._drop([load.entry.entry_id for load, _ in taken])
+        self._drop([load.entry for load, _ in taken])
         proposals = [
             Proposal(
                 task_id=load.entry.task_id,
@@ -261,7 +275,6 @@ class Feeder:
         now = asyncio.get_running_loop().time()
         orphaned: list[Proposal] = []
         obsolete: list[Entry] = []
-        touched: dict[str, Session] = {}
         for (load, session), token, outcome in zip(taken, attempts, outcomes, strict=True):
             attempt = attempts[token]
             if not outcome.applied or outcome.record is None:
@@ -275,9 +288,6 @@ class Feeder:
                 orphaned.append(_give_back(attempt, token, "the worker left before the hand-out"))
                 continue
             self._post(session, attempt, load, now)
-            touched[session.id] = session
-        for one in touched.values():
-            one.outbox.notify()
         self._sessions.stir()
         if orphaned:
             await self._committer.apply(orphaned)
@@ -318,7 +328,7 @@ class Feeder:
             for load in loads
         ]
         await self._committer.apply(proposals)
-        self._drop([load.entry.entry_id for load in loads])
+        self._drop([load.entry for load in loads])
         self._sessions.stir()  # the reader may have waited for this credit
 
     async def _hand_out_alone(self, load: _Load) -> None:
@@ -358,10 +368,9 @@ class Feeder:
         open_to_it = queue in self._sessions.queues_of(session) and session.max_in_flight > 0
         return open_to_it and not (session.reserved or session.left)
 
-    def _drop(self, entry_ids: Sequence[str]) -> None:
-        for entry_id in entry_ids:
-            self.in_hand.pop(entry_id, None)
-            self._alone.discard(entry_id)
+    def _drop(self, entries: Sequence[Entry]) -> None:
+        self.in_hand.difference_update(entries)
+        self._alone.difference_update(entries)
 
 
 def is_current(record: TaskRecord, entry: Entry) -> bool:

@@ -23,7 +23,7 @@ class Fresh:
     """A bounded memory of creations, oldest forgotten first."""
 
     def __init__(self) -> None:
-        self._created: dict[str, Transition] = {}  # by entry id
+        self._created: dict[tuple[str, str], Transition] = {}  # by task id and entry id
 
     def applied(self, transition: Transition, entry_id: str) -> None:
         """Hear of a transition that was applied here, and of the entry that it added."""
@@ -33,11 +33,11 @@ class Fresh:
             return
         if len(self._created) >= TASKS_MAX:
             del self._created[next(iter(self._created))]
-        self._created[entry_id] = transition
+        self._created[transition.task_id, entry_id] = transition
 
     def take(self, entry: Entry) -> tuple[TaskRecord, dict[str, bytes]] | None:
         """The task of an entry as it was created, once; None when it is not remembered."""
-        created = self._created.pop(entry.entry_id, None)
+        created = self._created.pop((entry.task_id, entry.entry_id), None)
         if created is None:
             return None
         fields = {**created.fields, "entry": entry.entry_id}

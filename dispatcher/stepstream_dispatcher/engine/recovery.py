@@ -89,7 +89,7 @@ class Recovery:
         seen: set[str] = set()
         async for entries in self._pending(self._dispatcher_id):
             busy = self._busy_entries()
-            idle = [entry for entry in entries if entry.entry_id not in busy]
+            idle = [entry for entry in entries if (entry.task_id, entry.entry_id) not in busy]
             if idle:
                 await self._settle_own(idle, seen)
         await self._settle_adopted(seen)
@@ -103,7 +103,7 @@ class Recovery:
         busy = self._busy_entries()  # again: the reads took time
         proposals: list[Proposal] = []
         for entry, record in zip(entries, records, strict=True):
-            if entry.entry_id in busy:
+            if (entry.task_id, entry.entry_id) in busy:
                 continue
             if record is None or record.entry != entry.entry_id:
                 await self._store.discard(entry.queue, [entry.entry_id])
@@ -168,12 +168,12 @@ class Recovery:
         silent_ms = await self._store.dispatchers()
         return {owner for owner in owners if silent_ms.get(owner, limit_ms) >= limit_ms}
 
-    def _busy_entries(self) -> set[str]:
-        """Entries in hand, on a table, or being settled."""
-        busy = set(self._feeder.in_hand)
+    def _busy_entries(self) -> set[tuple[str, str]]:
+        """Entries in hand, on a table, or being settled, with their tasks."""
+        busy = {(entry.task_id, entry.entry_id) for entry in self._feeder.in_hand}
         for session in self._sessions:
-            busy.update(attempt.record.entry for attempt in session.attempts.values())
-            busy.update(attempt.record.entry for attempt in session.settling.values())
+            for table in (session.attempts, session.settling):
+                busy.update((attempt.task_id, attempt.record.entry) for attempt in table.values())
         return busy
 
     # --- others ----------------------------------------------------------------------------------

@@ -147,6 +147,7 @@ class Session:
         self.attempts: dict[str, Attempt] = {}  # by lease token
         self.settling: dict[str, Attempt] = {}  # results received, not yet recorded
         self.outbox = Outbox()
+        self.leasing = 0  # rounds of lease commits under way that have attempts for it
         self.draining = False
         self.broken_at: float | None = None  # monotonic, once its stream is gone
         self.reserved = False  # kept free for an attempt that runs alone

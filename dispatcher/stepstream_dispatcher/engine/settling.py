@@ -64,8 +64,8 @@ class Settling:
             attempt = session.attempts.pop(settlement.lease_token, None)
             if attempt is not None:
                 session.settling[settlement.lease_token] = attempt
+        self._sessions.stir()  # first, so that the feeder's read is under way when the commit is
         self._received.put_nowait((session, settlements))
-        self._sessions.stir()
 
     async def _record_and_answer(self, session: Session, settlements: Sequence[Settlement]) -> None:
         receipts: list[ReceiptWord] = []
@@ -81,7 +81,8 @@ class Settling:
             for settlement in settlements:
                 session.settling.pop(settlement.lease_token, None)
             session.outbox.receipts.extend(receipts)
-            session.outbox.notify()
+            if not session.leasing:  # else they ride with the batch that is about to go
+                session.outbox.notify()
             self._sessions.stir()
 
     async def _record(

@@ -35,6 +35,7 @@ class Timers:
         """Queue what is due until cancelled."""
         while True:
             self._earlier.clear()
+            self._next_ms = None  # whatever is delayed while the store looks is looked for again
             task_ids, self._next_ms = await self._store.due(limit=PAGE)
             if task_ids:
                 await self._queue(task_ids)

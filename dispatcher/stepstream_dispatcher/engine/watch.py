@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from stepstream.errors import RateLimited, TaskNotFound
-from stepstream_dispatcher.core.record import Event, EventType, TaskRecord, Transition
+from stepstream_dispatcher.core.record import TERMINAL_STATES, Event, TaskRecord, Transition
 from stepstream_dispatcher.store.port import Store
 
 __all__ = ["GapFrame", "SnapshotFrame", "WatchFrame", "WatchHub"]
@@ -25,8 +25,6 @@ __all__ = ["GapFrame", "SnapshotFrame", "WatchFrame", "WatchHub"]
 BACKSTOP_S: Final = 2.0  # longest time that an event can be late when every push is lost
 PUSHED_MAX: Final = 256  # pushed events that wait for a slow watcher; then it reads the history
 WATCHERS_MAX: Final = 10_000
-
-ENDINGS: Final = frozenset({EventType.DONE, EventType.FAILED, EventType.CANCELLED})
 
 
 class SnapshotFrame(msgspec.Struct, frozen=True):
@@ -136,7 +134,8 @@ class WatchHub:
             if record is None:
                 raise TaskNotFound(f"no task {task_id}")
             yield SnapshotFrame(record, data)
-            last = record.version if after is None else after
+            # Nobody can have seen more than there is, unless the store has lost it.
+            last = record.version if after is None else min(after, record.version)
             ended = record.terminal and last >= record.version
             look = True
             while not ended:
@@ -147,7 +146,7 @@ class WatchHub:
                     yield frame
                     if isinstance(frame, Event) and frame.sequence:
                         last = frame.sequence
-                        ended = frame.type in ENDINGS
+                        ended = frame.state in TERMINAL_STATES
                 look = not ended and await watcher.rings(last)
 
     async def _missed(self, task_id: str, last: int) -> list[WatchFrame]:

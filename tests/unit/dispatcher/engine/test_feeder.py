@@ -7,9 +7,9 @@ import pytest
 from stepstream_dispatcher.core.facts import CancelAsked, Completed
 from stepstream_dispatcher.core.record import Event, EventType, Stage, Transition
 from stepstream_dispatcher.engine.committer import Proposal
+from stepstream_dispatcher.store.port import Entry
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
 from tests.support.virtual_time import pass_time
-
 
 feeding = with_dispatcher("committer", "feeder", "settling")
 interrupted = with_dispatcher("committer", "feeder", supervised=True)
@@ -289,14 +289,18 @@ async def make_dangerous(dispatcher: Dispatcher, task_id: str) -> None:
     await dispatcher.store.commit([change], kind="settle")
 
 
+async def dangerous(dispatcher: Dispatcher, text: bytes = b"dangerous") -> str:
+    task_id = await dispatcher.submit(text)
+    await make_dangerous(dispatcher, task_id)
+    return task_id
+
+
 @feeding
 async def test_dangerous_step_waits_for_an_idle_worker_and_has_it_alone(dispatcher: Dispatcher):
-    session = await dispatcher.connect(slots=2)
+    session = await dispatcher.connect(slots=1)
     await dispatcher.submit(b"innocent")
     (innocent,) = await dispatcher.handed_out(session)
-    session.max_in_flight = 0
-    dangerous = await dispatcher.submit(b"dangerous")
-    await make_dangerous(dispatcher, dangerous)
+    task_id = await dangerous(dispatcher)
     await dispatcher.submit(b"another")
     session.max_in_flight = 2
     dispatcher.engine.sessions.stir()
@@ -309,7 +313,7 @@ async def test_dangerous_step_waits_for_an_idle_worker_and_has_it_alone(dispatch
     await dispatcher.report(session, innocent, fact)
     (alone,) = await dispatcher.handed_out(session)
     await pass_time(5)
-    assert alone.attempt.task_id == dangerous
+    assert alone.attempt.task_id == task_id
     assert len(session.attempts) == 1
 
     fact = Completed(token=alone.attempt.record.lease, outcome="completed", output=b"x")
@@ -319,37 +323,62 @@ async def test_dangerous_step_waits_for_an_idle_worker_and_has_it_alone(dispatch
 
 
 @feeding
-async def test_dangerous_step_without_a_worker_goes_back_and_starves_no_other_lane(
+async def test_dangerous_steps_without_a_worker_go_back_and_starve_no_other_lane(
     dispatcher: Dispatcher,
 ):
     translator = await dispatcher.connect(
         "translator", slots=1, queues=frozenset({"default"}), step_types=frozenset({"translate"})
     )
-    await pass_time(0.5)
-    task_id = await dispatcher.submit(b"dangerous", delay_ms=0)
-    await make_dangerous(dispatcher, task_id)
-    translator.draining = True
+    await dispatcher.submit(b"innocent")
+    (innocent,) = await dispatcher.handed_out(translator)
+    tasks = [await dangerous(dispatcher, b"%d" % number) for number in range(2)]
+    translator.max_in_flight = 3
     verifier = await dispatcher.connect(
         "verifier", slots=1, queues=frozenset({"checks"}), step_types=frozenset({"verify"})
     )
 
-    await pass_time(3)
+    await pass_time(0.1)
+    assert len(dispatcher.engine.feeder.in_hand) == 2
+    assert dispatcher.engine.feeder._waiting_on == {"checks"}
+    await pass_time(1.5)
+    assert len(dispatcher.engine.feeder.in_hand) == 1  # the one that has reserved the worker
+    translator.draining = True
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.1)
 
     assert not dispatcher.engine.feeder.in_hand
-    assert await dispatcher.pending() == []
-    assert (await dispatcher.record(task_id)).stage is Stage.QUEUED
+    assert await dispatcher.pending() == [innocent.attempt.task_id]
+    assert {(await dispatcher.record(task_id)).stage for task_id in tasks} == {Stage.QUEUED}
     assert verifier.free == 1
+
+
+@feeding
+async def test_entries_of_two_lanes_may_have_the_same_id(dispatcher: Dispatcher):
+    """A lane numbers its entries by itself, so an id names nothing without its lane."""
+    translation = await dispatcher.submit(b"translation")
+    record = await dispatcher.record(translation)
+    same = Entry("checks", record.entry, "f" * 32, "verify")
+
+    loads = await dispatcher.engine.feeder._load([same])
+
+    assert loads == []
+    (load,) = await dispatcher.engine.feeder._load(await dispatcher.store.read("default", 1))
+    assert load.record.entry == record.entry
+    assert load.data["input"] == b"translation"
 
 
 @feeding
 async def test_paused_worker_is_not_reserved(dispatcher: Dispatcher):
     session = await dispatcher.connect(slots=1)
-    await pass_time(0.5)
+    await dispatcher.submit(b"innocent")
+    await dispatcher.handed_out(session)
+    await dangerous(dispatcher)
+    session.max_in_flight = 2
+    dispatcher.engine.sessions.stir()
+    await asyncio.sleep(0)  # the reader is at its read
     session.max_in_flight = 0
-    task_id = await dispatcher.submit()
-    await make_dangerous(dispatcher, task_id)
 
     await pass_time(0.5)
 
     assert not session.reserved
-    assert session.attempts == {}
+    assert len(session.attempts) == 1

@@ -184,7 +184,7 @@ async def test_draining_worker_gives_back_what_was_not_written_to_it(dispatcher:
 
 @watched
 async def test_cancel_stored_by_another_dispatcher_reaches_the_worker(dispatcher: Dispatcher):
-    session, handout = await running(dispatcher)
+    session, _ = await running(dispatcher)
     statement = "UPDATE tasks SET fields = json_set(fields, '$.cancel', '1')"
     await dispatcher.store._database.run(lambda c: c.execute(statement))
 

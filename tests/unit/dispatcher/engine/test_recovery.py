@@ -1,4 +1,4 @@
-"""Work that nobody does is found, wherever its entry is pending; what somebody does is left alone."""
+"""Work that nobody does is found wherever its entry is pending; the rest is left alone."""
 
 import pytest
 
