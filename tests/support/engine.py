@@ -1,4 +1,4 @@
-"""One dispatcher's engine on a store in memory that fails when told to, with workers made by hand."""
+"""One dispatcher engine on a store in memory that fails when told to, with hand-made workers."""
 
 import asyncio
 import functools
@@ -6,7 +6,7 @@ import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -128,7 +128,7 @@ class FaultyStore(LocalStore):
             yield await self.heard.get()
 
 
-def hello(name: str = "worker-1", *, slots: int = 2, **changes: object) -> Hello:
+def hello(name: str = "worker-1", *, slots: int = 2, **changes: Any) -> Hello:
     """A worker that serves all steps of the translation pipeline."""
     word = Hello(
         worker_name=name,
@@ -179,7 +179,7 @@ class Dispatcher:
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Dispatcher":
+    async def __aenter__(self) -> Self:
         await self.engine.open()
         await self._group.__aenter__()
         for name in self._loops:
@@ -233,7 +233,7 @@ class Dispatcher:
         """Register a worker."""
         return (await self.register(name, slots=slots, **changes)).session
 
-    async def register(self, name: str = "worker-1", **changes: object) -> Opened:
+    async def register(self, name: str = "worker-1", **changes: Any) -> Opened:
         """Register a worker; returns the answer too."""
         return await self.engine.reception.open(
             hello(name, **changes), protocol_version=PROTOCOL_VERSION
@@ -290,7 +290,7 @@ def brought(handout: Handout, *, settled: bool = False, elapsed_s: float = 1.0) 
 def with_dispatcher(
     *loops: str, supervised: bool = False, live_max: int = 0
 ) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
-    """Run an asynchronous test in virtual time, beside loops of a dispatcher: its first argument."""
+    """Run a test in virtual time, beside loops of a dispatcher: its first argument."""
 
     def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
         @in_virtual_time

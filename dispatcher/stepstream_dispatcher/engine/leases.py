@@ -220,7 +220,7 @@ class Leases:
     def cancel_task(self, task_id: str) -> bool:
         """Tell the worker that holds a task here to stop it; False if none does."""
         found = self._sessions.holder_of_task(task_id)
-        if found is None:
+        if found is None or not found[1].assignment_id:  # not handed out: the next look tells it
             return False
         session, attempt = found
         if not attempt.cancelled:

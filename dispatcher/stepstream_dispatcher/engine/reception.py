@@ -153,6 +153,7 @@ class Reception:
         if attempt is None:
             return False
         attempt.named = True
+        attempt.cancelled = False  # the word may have gone down with the older stream
         session.attempts[item.lease_token] = attempt
         return True
 

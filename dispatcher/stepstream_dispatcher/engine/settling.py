@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import structlog
@@ -17,6 +18,8 @@ from stepstream_dispatcher.engine.sessions import Attempt, ReceiptWord, Session,
 from stepstream_dispatcher.store.port import Store, Verdict
 
 __all__ = ["Held", "Settlement", "Settling"]
+
+_WORDS: Final = {Verdict.DUPLICATE: "DUPLICATE", Verdict.NOT_FOUND: "UNKNOWN"}
 
 _log = structlog.get_logger(__name__)
 
@@ -102,7 +105,7 @@ class Settling:
         return [
             _receipt(settlement, "UNKNOWN")
             if record is None
-            else await self._answer(settlement, next(outcomes))
+            else await self._answer(session, settlement, next(outcomes))
             for settlement, record in zip(settlements, records, strict=True)
         ]
 
@@ -119,17 +122,19 @@ class Settling:
                 records.extend(await self._store.records([_task_of(settlement)]))
         return records
 
-    async def _answer(self, settlement: Settlement, outcome: Outcome) -> ReceiptWord:
+    async def _answer(
+        self, session: Session, settlement: Settlement, outcome: Outcome
+    ) -> ReceiptWord:
         if outcome.verdict is Verdict.APPLIED:
             if settlement.refused:
                 return _receipt(settlement, "INVALID", settlement.refused)
             return _receipt(settlement, "ACCEPTED")
-        if outcome.verdict is Verdict.DUPLICATE:
-            return _receipt(settlement, "DUPLICATE")
-        if outcome.verdict is Verdict.NOT_FOUND:
-            return _receipt(settlement, "UNKNOWN")
+        if outcome.verdict in _WORDS:
+            return _receipt(settlement, _WORDS[outcome.verdict])
         if outcome.refusal is Refusal.UNKNOWN_OUTCOME and outcome.record is not None:
             return await self._fail_unknown_outcome(settlement, outcome.record)
+        if outcome.verdict is Verdict.VERSION_CONFLICT:  # contended: nothing is decided yet
+            return self._keep(session, settlement)
         return await self._stale(settlement)
 
     async def _stale(self, settlement: Settlement) -> ReceiptWord:

@@ -51,7 +51,7 @@ class Timers:
         ]
         outcomes = await self._committer.apply(proposals)
         if not any(outcome.applied for outcome in outcomes):
-            await asyncio.sleep(LOOK_EVERY_S)  # leftovers of tasks that are gone or went on
+            await self._sleep()  # leftovers of tasks that are gone or went on
 
     async def _sleep(self) -> None:
         delay_s = LOOK_EVERY_S

@@ -13,6 +13,7 @@ from stepstream.session import Session as Protocol
 from stepstream.v1 import worker_service_pb2 as api
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from stepstream_dispatcher.engine.engine import Engine
+from stepstream_dispatcher.engine.reception import Opened
 from stepstream_dispatcher.engine.sessions import Session
 from stepstream_dispatcher.rpc import _frames as frames
 
@@ -32,17 +33,19 @@ class WorkerService(WorkerServiceServicer):
     ) -> None:
         """Serve one worker until its stream ends."""
         protocol = Protocol(Role.DISPATCHER)
-        session = await self._open(protocol, context)
-        if session is None:
+        opened = await self._open(protocol, context)
+        if opened is None:
             return
+        session = opened.session
         try:
+            await self._answer(protocol, opened, context)
             await self._serve(protocol, session, context)
         finally:
             self._engine.leases.broke(session)
         if session.outbox.superseded:
             raise SessionSuperseded("a newer stream of this worker instance took over")
 
-    async def _open(self, protocol: Protocol, context: Any) -> Session | None:
+    async def _open(self, protocol: Protocol, context: Any) -> Opened | None:
         try:
             async with asyncio.timeout(REGISTER_WITHIN_S):
                 frame = await context.read()
@@ -54,9 +57,11 @@ class WorkerService(WorkerServiceServicer):
         protocol.receive(frames.parts_of(frame))
         if not frame.HasField("register"):
             raise RemoteProtocolError("the first frame must carry register")
-        opened = await self._engine.reception.open(
+        return await self._engine.reception.open(
             frames.hello_of(frame.register), protocol_version=frame.register.protocol_version
         )
+
+    async def _answer(self, protocol: Protocol, opened: Opened, context: Any) -> None:
         options = self._engine.options
         answer = frames.registered(
             opened,
@@ -66,7 +71,6 @@ class WorkerService(WorkerServiceServicer):
         )
         protocol.send(frames.parts_of(answer))
         await context.write(answer)
-        return opened.session
 
     async def _serve(self, protocol: Protocol, session: Session, context: Any) -> None:
         """Read and write side by side; the writer's end is the stream's."""

@@ -99,6 +99,8 @@ def review(
             decision = _ask(task) if _can_ask(task, as_json=as_json) else None
         if decision is not None:
             _decide(client, task, decision, reviewer or getpass.getuser(), as_json=as_json)
+            if data_dir is not None and decision.word == "rejected" and not as_json:
+                sys.stdout.write("it goes on when workers run on this data\n")
 
 
 def _decision(

@@ -182,6 +182,8 @@ def _input(
         return _parse_object(input_json)
     words = text if text is not None else read_text(_source(file), "--file")
     if source_lang and target_lang:
+        if not words.strip():
+            raise typer.BadParameter("the text is empty")
         return {"text": words, "source_lang": source_lang, "target_lang": target_lang}
     if pipeline == _TRANSLATION or source_lang or target_lang:
         raise typer.BadParameter("a translation needs both --from and --to", param_hint="--from")

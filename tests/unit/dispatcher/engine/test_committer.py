@@ -1,0 +1,306 @@
+"""Group commit: what waits goes out together, and every caller hears what became of it."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from stepstream.errors import InternalError, StoreUnavailable
+from stepstream_dispatcher.core.admission import Submission, creation
+from stepstream_dispatcher.core.facts import CancelAsked, Redriven
+from stepstream_dispatcher.core.lifecycle import Refusal
+from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.engine.committer import (
+    CALL_BYTES_MAX,
+    CALL_TRANSITIONS_MAX,
+    CALLS_IN_FLIGHT,
+    DECISIONS_MAX,
+    Outcome,
+    Proposal,
+)
+from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Verdict
+from tests.support.engine import Dispatcher, Trouble, with_dispatcher
+from tests.support.records import NOW_MS, TRANSLATION
+from tests.support.virtual_time import pass_time
+
+committing = with_dispatcher("committer")
+
+
+def new_task(number: int, *, payload: bytes = b"text") -> Transition:
+    return creation(
+        Submission(pipeline="translation", input=payload),
+        TRANSLATION,
+        task_id=f"{number:032x}",
+        op_id=f"{number:08x}",
+        now_ms=NOW_MS,
+    )
+
+
+async def create_side_by_side(
+    dispatcher: Dispatcher, transitions: list[Transition]
+) -> list[Verdict]:
+    """Each by a caller of its own, all before the first call goes out."""
+    async with asyncio.TaskGroup() as group:
+        callers = [
+            group.create_task(dispatcher.engine.committer.create([one])) for one in transitions
+        ]
+    return [caller.result()[0].verdict for caller in callers]
+
+
+async def cancel(dispatcher: Dispatcher, task_id: str, record: TaskRecord) -> Outcome:
+    fact = CancelAsked(reason="")
+    proposal = Proposal(task_id=task_id, record=record, fact=fact)
+    (outcome,) = await dispatcher.engine.committer.apply([proposal])
+    return outcome
+
+
+def sizes(dispatcher: Dispatcher) -> list[int]:
+    return [len(call) for call in dispatcher.store.commits]
+
+
+@committing
+async def test_what_waits_goes_out_in_one_call(dispatcher: Dispatcher):
+    verdicts = await create_side_by_side(dispatcher, [new_task(number) for number in range(50)])
+
+    assert verdicts == [Verdict.APPLIED] * 50
+    assert sizes(dispatcher) == [50]
+
+
+@committing
+async def test_what_comes_during_the_calls_under_way_goes_out_in_the_next(dispatcher: Dispatcher):
+    dispatcher.store.slow.clear()
+    async with asyncio.TaskGroup() as group:
+        for number in range(10):
+            group.create_task(dispatcher.engine.committer.create([new_task(number)]))
+            await pass_time(0.01)
+        dispatcher.store.slow.set()
+
+    assert sizes(dispatcher) == [1] * CALLS_IN_FLIGHT + [10 - CALLS_IN_FLIGHT]
+
+
+@committing
+async def test_call_carries_no_more_than_its_limit(dispatcher: Dispatcher):
+    transitions = [new_task(number) for number in range(CALL_TRANSITIONS_MAX * 2 + 1)]
+
+    results = await dispatcher.engine.committer.create(transitions)
+
+    assert {result.verdict for result in results} == {Verdict.APPLIED}
+    assert sizes(dispatcher) == [CALL_TRANSITIONS_MAX, CALL_TRANSITIONS_MAX, 1]
+
+
+@committing
+async def test_call_carries_no_more_bytes_than_its_limit(dispatcher: Dispatcher):
+    payload = b"x" * (CALL_BYTES_MAX // 4)
+    transitions = [new_task(number, payload=payload) for number in range(4)]
+
+    await dispatcher.engine.committer.create(transitions)
+
+    assert sizes(dispatcher) == [3, 1]
+
+
+@committing
+async def test_transition_beyond_the_limit_goes_alone(dispatcher: Dispatcher):
+    large = new_task(1, payload=b"x" * (CALL_BYTES_MAX + 1))
+
+    results = await dispatcher.engine.committer.create([new_task(0), large, new_task(2)])
+
+    assert [result.verdict for result in results] == [Verdict.APPLIED] * 3
+    assert sizes(dispatcher) == [1, 1, 1]
+
+
+@committing
+async def test_call_carries_one_transition_of_a_task_and_keeps_their_order(dispatcher: Dispatcher):
+    first, same, other = new_task(1), new_task(1, payload=b"other"), new_task(2)
+
+    verdicts = await create_side_by_side(dispatcher, [first, same, other])
+
+    assert verdicts == [Verdict.APPLIED, Verdict.DUPLICATE, Verdict.APPLIED]
+    assert sizes(dispatcher) == [2, 1]
+
+
+@committing
+async def test_conflict_is_decided_again_from_the_newer_record(dispatcher: Dispatcher):
+    task_id = await dispatcher.submit()
+    stale = await dispatcher.record(task_id)
+    await dispatcher.store.read("default", 1)
+    await cancel(dispatcher, task_id, stale)
+
+    outcome = await cancel(dispatcher, task_id, stale)
+
+    assert not outcome.applied
+    assert outcome.refusal is Refusal.OBSOLETE
+    assert outcome.record is not None
+    assert outcome.record.state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "applied"), [(DECISIONS_MAX - 1, True), (DECISIONS_MAX, False)]
+)
+@committing
+async def test_contended_task_is_given_up_after_some_decisions(
+    dispatcher: Dispatcher, *, conflicts: int, applied: bool
+):
+    task_id = await dispatcher.submit()
+    record = await dispatcher.record(task_id)
+    commit, left = dispatcher.store.commit, conflicts
+    op_ids: set[str] = set()
+
+    async def contended(transitions: list[Transition], *, kind: CommitKind, live_max: int = 0):
+        nonlocal left
+        op_ids.update(one.op_id for one in transitions)
+        if left:
+            left -= 1
+            return [Result(Verdict.VERSION_CONFLICT, record)]
+        return await commit(transitions, kind=kind, live_max=live_max)
+
+    dispatcher.store.commit = contended  # type: ignore[method-assign, assignment]
+    outcome = await cancel(dispatcher, task_id, record)
+
+    assert outcome.applied is applied
+    assert len(op_ids) == 1
+    if not applied:
+        assert outcome.verdict is Verdict.VERSION_CONFLICT
+
+
+@committing
+async def test_refused_fact_is_not_sent(dispatcher: Dispatcher):
+    task_id = await dispatcher.submit()
+    record = await dispatcher.record(task_id)
+    sent = len(dispatcher.store.commits)
+
+    (refused, applied) = await dispatcher.engine.committer.apply(
+        [
+            Proposal(task_id=task_id, record=record, fact=Redriven()),
+            Proposal(task_id=task_id, record=record, fact=CancelAsked(reason="")),
+        ]
+    )
+
+    assert refused.refusal is Refusal.NOT_FAILED
+    assert (refused.verdict, applied.applied) == (None, True)
+    assert sizes(dispatcher)[sent:] == [1]
+
+
+@pytest.mark.parametrize("trouble", ["unreachable", "answer lost"])
+@committing
+async def test_lost_store_is_an_error_to_every_caller(dispatcher: Dispatcher, trouble: Trouble):
+    dispatcher.store.troubles.append(trouble)
+    errors = 0
+
+    async def create(number: int) -> None:
+        nonlocal errors
+        try:
+            await dispatcher.engine.committer.create([new_task(number)])
+        except StoreUnavailable:
+            errors += 1
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(create(number))
+
+    assert errors == 20
+    assert await dispatcher.engine.committer.create([new_task(99)])
+
+
+@committing
+async def test_transition_that_fails_alone_leaves_the_others_whole(dispatcher: Dispatcher):
+    commit = dispatcher.store.commit
+
+    async def partly(transitions: list[Transition], *, kind: CommitKind, live_max: int = 0):
+        results = await commit(transitions[1:], kind=kind, live_max=live_max)
+        raise CommitFailed("a script error", [None, *results])
+
+    dispatcher.store.commit = partly  # type: ignore[method-assign, assignment]
+    outcomes: dict[int, object] = {}
+
+    async def create(number: int) -> None:
+        try:
+            (result,) = await dispatcher.engine.committer.create([new_task(number)])
+            outcomes[number] = result.verdict
+        except InternalError as error:
+            outcomes[number] = error.message
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(create(number))
+
+    assert outcomes == {0: "a script error", 1: Verdict.APPLIED, 2: Verdict.APPLIED}
+
+
+@with_dispatcher()
+async def test_callers_of_an_interrupted_call_hear_of_it(dispatcher: Dispatcher):
+    dispatcher.store.slow.clear()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(dispatcher.engine.committer.run())
+        caller = group.create_task(suppressed(dispatcher, new_task(1)))
+        await pass_time(0.01)
+        running.cancel()
+
+    assert caller.result() == "the commit was interrupted"
+
+
+async def suppressed(dispatcher: Dispatcher, transition: Transition) -> str:
+    try:
+        await dispatcher.engine.committer.create([transition])
+    except StoreUnavailable as error:
+        return error.message
+    return ""
+
+
+@committing
+async def test_caller_that_leaves_does_not_undo_what_it_asked_for(dispatcher: Dispatcher):
+    dispatcher.store.slow.clear()
+    async with asyncio.TaskGroup() as group:
+        caller = group.create_task(suppressed(dispatcher, new_task(1)))
+        await pass_time(0.01)
+        caller.cancel()
+    dispatcher.store.slow.set()
+    await pass_time(0.01)
+
+    assert (await dispatcher.record(f"{1:032x}")).state == "pending"
+
+
+@committing
+async def test_submissions_do_not_wait_for_settlements(dispatcher: Dispatcher):
+    task_id = await dispatcher.submit()
+    record = await dispatcher.record(task_id)
+    dispatcher.store.slow.clear()
+    async with asyncio.TaskGroup() as group:
+        settling = group.create_task(cancel(dispatcher, task_id, record))
+        await pass_time(0.01)
+        creating = group.create_task(dispatcher.engine.committer.create([new_task(2)]))
+        await pass_time(0.01)
+        assert [call[0].task_id for call in dispatcher.store.commits[1:]] == [
+            task_id,
+            f"{2:032x}",
+        ]
+        dispatcher.store.slow.set()
+
+    assert settling.result().applied
+    assert creating.result()[0].verdict is Verdict.APPLIED
+
+
+@with_dispatcher("committer", live_max=2)
+async def test_creation_beyond_the_limit_is_full(dispatcher: Dispatcher):
+    verdicts = await create_side_by_side(dispatcher, [new_task(number) for number in range(3)])
+
+    assert sorted(verdicts) == [Verdict.APPLIED, Verdict.APPLIED, Verdict.FULL]
+
+
+@committing
+async def test_pipeline_that_is_defined_nowhere_is_an_error_of_its_caller_alone(
+    dispatcher: Dispatcher,
+):
+    task_id = await dispatcher.submit()
+    strange = TaskRecord(
+        version=1,
+        state="pending",
+        stage=(await dispatcher.record(task_id)).stage,
+        pipeline="unknown@00000000",
+        step="x",
+    )
+
+    with contextlib.suppress(InternalError):
+        await cancel(dispatcher, task_id, strange)
+        pytest.fail("it was decided")
+
+    assert (await cancel(dispatcher, task_id, await dispatcher.record(task_id))).applied
