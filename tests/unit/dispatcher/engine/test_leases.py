@@ -148,6 +148,19 @@ async def test_attempt_of_a_batch_that_is_still_on_its_way_is_not_missed(dispatc
 
 
 @watched
+async def test_attempt_that_was_not_written_yet_is_not_missed(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=2)
+    await dispatcher.submit(b"sent")
+    (sent,) = await dispatcher.handed_out(session)
+    await dispatcher.submit(b"unsent")
+    await pass_time(0.1)
+
+    await heartbeat(dispatcher, session, sent.attempt.record.lease, received=1)
+
+    assert len(session.attempts) == 2
+
+
+@watched
 async def test_heartbeat_learns_what_is_not_its_own_any_more(dispatcher: Dispatcher):
     session, handout = await running(dispatcher)
     lease = handout.attempt.record.lease

@@ -191,3 +191,16 @@ async def test_two_streams_of_one_instance_at_once_leave_one_session(dispatcher:
     assert len(dispatcher.engine.sessions) == 1
     (left,) = dispatcher.engine.sessions
     assert left.attempts.keys() == {handout.attempt.record.lease}
+
+
+@open_to_all
+async def test_cancel_is_told_again_on_the_newer_stream(dispatcher: Dispatcher):
+    older, handout = await running(dispatcher)
+    dispatcher.engine.leases.broke(older)
+    await dispatcher.engine.desk.cancel(handout.attempt.task_id, reason="no longer wanted")
+
+    opened = await dispatcher.register(slots=1, inventory=(brought(handout),))
+    await pass_time(3)
+
+    words = [word.assignment_id for word in opened.session.outbox.cancels]
+    assert words == [handout.attempt.assignment_id]

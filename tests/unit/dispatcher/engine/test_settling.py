@@ -1,16 +1,18 @@
 """The word that answers each result, and what becomes of its slot."""
 
+import asyncio
+
 import pytest
 
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Released
-from stepstream_dispatcher.core.record import Stage
+from stepstream_dispatcher.core.record import Stage, Transition
 from stepstream_dispatcher.engine.sessions import Handout, Session
 from stepstream_dispatcher.engine.settling import Held
-from stepstream_dispatcher.store.port import CommitFailed
+from stepstream_dispatcher.store.port import CommitFailed, CommitKind
 from tests.support.engine import Dispatcher, settlement, with_dispatcher
+from tests.support.virtual_time import pass_time
 
 settling = with_dispatcher("committer", "feeder", "settling")
-supervised = with_dispatcher("committer", "feeder", "settling", supervised=True)
 
 
 async def running(dispatcher: Dispatcher) -> tuple[Session, Handout]:
@@ -125,23 +127,32 @@ async def test_result_whose_answer_was_lost_is_a_duplicate_when_it_comes_again(
     assert session.attempts == {}
 
 
-@supervised
-async def test_result_that_the_store_cannot_carry_out_hangs_nobody(dispatcher: Dispatcher):
-    """One bad transition must neither stop the recording of others nor keep its own slot."""
+@settling
+async def test_result_that_the_store_cannot_carry_out_stops_no_other(dispatcher: Dispatcher):
+    """Its own slot is kept for the resend, and the results beside it are recorded."""
     session = await dispatcher.connect(slots=2)
     await dispatcher.submit(b"1")
     await dispatcher.submit(b"2")
     bad, good = await dispatcher.handed_out(session, 2)
     session.max_in_flight = 0
-    commit = dispatcher.store.commit
+    commit, go_on = dispatcher.store.commit, asyncio.Event()
 
-    async def refuse(*_: object, **__: object) -> None:
-        raise CommitFailed("a script error", [None])
+    async def refuse(transitions: list[Transition], *, kind: CommitKind, live_max: int = 0):
+        if transitions[0].task_id == bad.attempt.task_id:
+            raise CommitFailed("a script error", [None])
+        await go_on.wait()
+        return await commit(transitions, kind=kind, live_max=live_max)
 
     dispatcher.store.commit = refuse  # type: ignore[method-assign, assignment]
+    dispatcher.engine.settling.receive(session, [settlement(good, completed(good))])
+    await pass_time(0.01)
     assert await dispatcher.report(session, bad, completed(bad)) == "RETRY_LATER"
+    assert session.attempts.keys() == {bad.attempt.record.lease}
+    go_on.set()
+    (receipt,) = await dispatcher.receipts(session)
+    assert receipt.status == "ACCEPTED"
+
     dispatcher.store.commit = commit  # type: ignore[method-assign]
-    assert await dispatcher.report(session, good, completed(good)) == "ACCEPTED"
     assert await dispatcher.report(session, bad, completed(bad)) == "ACCEPTED"
 
 

@@ -199,6 +199,21 @@ async def test_no_event_is_missed_or_doubled(dispatcher: Dispatcher, fate: str):
 
 
 @watching
+async def test_hole_is_filled_as_soon_as_it_shows(dispatcher: Dispatcher):
+    hub = dispatcher.engine.watch
+    applied = hub.applied
+    task_id = await dispatcher.submit()
+    follower = await followed(dispatcher, task_id)
+    hub.applied = lambda _: None  # type: ignore[method-assign]
+    await lease(dispatcher, task_id)
+    hub.applied = applied  # type: ignore[method-assign]
+    await release(dispatcher, task_id)
+    await pass_time(0.01)
+
+    assert follower.sequences == [2, 3]
+
+
+@watching
 async def test_resync_has_the_history_read_at_once(dispatcher: Dispatcher):
     hub = dispatcher.engine.watch
     hub.applied = lambda _: None  # type: ignore[method-assign]
