@@ -171,7 +171,9 @@ class Engine:
             session.outbox.notify()
         try:
             async with asyncio.timeout(grace_s):
-                while any(session.attempts or session.settling for session in self.sessions):
+                while self.feeder.in_hand or any(
+                    one.attempts or one.settling for one in self.sessions
+                ):
                     await self.sessions.stirred()
         except TimeoutError:
             held = sum(len(session.attempts) for session in self.sessions)

@@ -296,12 +296,13 @@ class Feeder:
     def _post(self, session: Session, attempt: Attempt, load: _Load, now: float) -> None:
         record = attempt.record
         timeout_ms = self._limit_ms_of(record)
-        attempt.assignment_id = f"{attempt.task_id}/{record.step}/{record.attempt}"
+        attempt.assignment_id = assignment_id(attempt.task_id, record)
         attempt.timeout_at = now + timeout_ms / 1000
         attempt.leased_at = now
         session.outbox.handouts.append(
             Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
         )
+        session.outbox.notify()
 
     # --- entries without room --------------------------------------------------------------------
 
@@ -371,6 +372,12 @@ class Feeder:
     def _drop(self, entries: Sequence[Entry]) -> None:
         self.in_hand.difference_update(entries)
         self._alone.difference_update(entries)
+
+
+def assignment_id(task_id: str, record: TaskRecord) -> str:
+    """Name an attempt; attempts count anew after each revision, so that is part of the name."""
+    revision = f"{record.revisions}." if record.revisions else ""
+    return f"{task_id}/{record.step}/{revision}{record.attempt}"
 
 
 def is_current(record: TaskRecord, entry: Entry) -> bool:
