@@ -246,10 +246,10 @@ class LocalStore:
     async def forget_dispatcher(self, dispatcher_id: str) -> None:
         """See Store.forget_dispatcher."""
         statement = (
-            "DELETE FROM dispatchers WHERE dispatcher_id = ?1 "
-            "AND NOT EXISTS (SELECT 1 FROM entries WHERE consumer = ?1)"
+            "DELETE FROM dispatchers WHERE dispatcher_id = :id "
+            "AND NOT EXISTS (SELECT 1 FROM entries WHERE consumer = :id)"
         )
-        await self._database.run(lambda c: c.execute(statement, (dispatcher_id,)))
+        await self._database.run(lambda c: c.execute(statement, {"id": dispatcher_id}))
 
     async def save_worker(self, name: str, fields: Mapping[str, str | int]) -> None:
         """See Store.save_worker."""
