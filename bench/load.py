@@ -100,7 +100,9 @@ async def _timed_by_events(system: System, client: AsyncClient, amount: int) -> 
         await channel.subscribe(EVENTS)
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            group.create_task(_submit(client, "sleep", _batches(amount)))
+            batches = _batches(amount, SLEEPERS // SUBMITTERS)
+            for _ in range(SUBMITTERS):
+                group.create_task(_submit(client, "sleep", batches))
             while amount:
                 message = await channel.get_message(timeout=LIMIT_S)
                 amount -= bool(message and DONE in str(message["data"]))
@@ -110,7 +112,7 @@ async def _timed_by_events(system: System, client: AsyncClient, amount: int) -> 
 async def _timed(client: AsyncClient, pipeline: str, amount: int) -> float:
     """Seconds from the first submit to the last completion of `amount` tasks."""
     done_before = _done(await client.stats())
-    batches = _batches(amount)
+    batches = _batches(amount, BATCH)
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(SUBMITTERS):
@@ -120,10 +122,10 @@ async def _timed(client: AsyncClient, pipeline: str, amount: int) -> float:
     return time.perf_counter() - began
 
 
-def _batches(amount: int) -> asyncio.Queue[int]:
+def _batches(amount: int, size: int) -> asyncio.Queue[int]:
     batches = asyncio.Queue[int]()
-    for start in range(0, amount, BATCH):
-        batches.put_nowait(min(BATCH, amount - start))
+    for start in range(0, amount, size):
+        batches.put_nowait(min(size, amount - start))
     return batches
 
 

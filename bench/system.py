@@ -60,6 +60,7 @@ class System:
         process = subprocess.Popen(
             [sys.executable, "-m", module],
             env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         self._stack.callback(_end, process)
