@@ -47,12 +47,23 @@ Trouble = Literal["unreachable", "answer lost", "sent twice"]
 WAIT_S = 60.0  # virtual: longer than every limit of the engine
 
 
+_databases: list[LocalDatabase] = []
+
+
 def database() -> LocalDatabase:
     """A store in memory whose clock is the loop's."""
-    return LocalDatabase(
+    made = LocalDatabase(
         now_ms=lambda: NOW_MS + round(asyncio.get_running_loop().time() * 1000),
         outlives_stores=True,
     )
+    _databases.append(made)
+    return made
+
+
+def close_databases() -> None:
+    """Close what `database` has made; after each test."""
+    while _databases:
+        _databases.pop().close()
 
 
 class FaultyStore(LocalStore):
