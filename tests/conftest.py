@@ -7,8 +7,8 @@ import pytest
 
 from tests.support import redis as test_redis
 
-# Read by grpc at its import, which comes later. Its handlers of a fork would run in every child that
-# is spawned with a `preexec_fn` beside a server of the same test process, and break it.
+# Read by grpc at its import, which comes later. Its handlers of a fork would run in every child
+# that is spawned with a `preexec_fn` beside a server of the same test process, and break it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
