@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -17,12 +18,15 @@ from stepstream_dispatcher.edge.serve import open_listener, serve_http
 from stepstream_dispatcher.engine.engine import Engine, EngineOptions
 from stepstream_dispatcher.engine.metrics import run_metrics
 from stepstream_dispatcher.engine.supervise import supervise
+from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.rpc.dispatcher_service import DispatcherService
 from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
 from stepstream_dispatcher.rpc.worker_service import WorkerService
 from stepstream_dispatcher.settings import Settings
+from stepstream_dispatcher.store.local import LocalStore
+from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import Store, StoreRefused
 from stepstream_dispatcher.store.redis import RedisStore
 
@@ -36,23 +40,53 @@ _log = structlog.get_logger(__name__)
 
 def run(settings: Settings) -> int:
     """Run a dispatcher until SIGTERM or SIGINT; returns the exit code."""
-    if not settings.use_parallel_processing:
-        sys.stderr.write("error: USE_PARALLEL_PROCESSING=false is not served by this release\n")
-        return 2
     try:
         pipelines = read_pipelines(settings.pipelines)
+        store = make_store(settings)
     except PipelineError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    store = RedisStore(
-        settings.redis_url, prefix=settings.key_prefix, dispatcher_id=settings.identity
-    )
+    except OSError as error:
+        sys.stderr.write(f"error: STEPSTREAM_DATA_DIR: {error}\n")
+        return 2
     try:
         asyncio.run(serve(settings, store, pipelines))
     except StoreRefused as error:
         sys.stderr.write(f"error: REDIS_URL: {error}\n")
         return 2
     return 0
+
+
+def make_store(settings: Settings) -> Store:
+    """Build the store of the settings' mode; opens nothing.
+
+    Raises:
+        OSError: The data directory cannot be made.
+    """
+    if not settings.use_parallel_processing:
+        return LocalStore(_database(settings, "tasks"), dispatcher_id=settings.identity)
+    redis = RedisStore(
+        settings.redis_url, prefix=settings.key_prefix, dispatcher_id=settings.identity
+    )
+    if not settings.fallback:
+        return redis
+    journal = LocalStore(
+        _database(settings, f"journal-{_file_name(settings.identity)}", now_ms=redis.now_ms),
+        dispatcher_id=settings.identity,
+    )
+    return SwitchStore(redis, journal, running_max=settings.fallback_max)
+
+
+def _database(
+    settings: Settings, name: str, *, now_ms: Callable[[], int] | None = None
+) -> LocalDatabase:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.data_dir / f"{name}.sqlite"
+    return LocalDatabase(path, now_ms=now_ms) if now_ms else LocalDatabase(path)
+
+
+def _file_name(identity: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", identity)
 
 
 def options_of(settings: Settings) -> EngineOptions:
@@ -67,6 +101,7 @@ def options_of(settings: Settings) -> EngineOptions:
         results_max=settings.results_max,
         live_max=settings.queue_max,
         payload_bytes_max=settings.payload_max_bytes,
+        synchronous=not settings.use_parallel_processing,
     )
 
 
@@ -96,7 +131,7 @@ async def serve(
         listener.close()
         return
     http_port = listener.getsockname()[1]
-    edge = build_app(engine.stats, engine.ready)
+    edge = build_app(engine.stats, engine.ready, lambda: engine.home_of("").mode)
     http_stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         loops = group.create_task(engine.run())

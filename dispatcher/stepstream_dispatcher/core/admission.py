@@ -42,6 +42,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int = -1
     initial_delay_ms: int = -1
     timeout_ms: int = -1
+    require_durable: bool = False  # refuse rather than keep it in memory or on one host
 
 
 def admit(submission: Submission, limits: Limits) -> None:
@@ -121,6 +122,7 @@ def creation(
         due_ms=due_ms if delayed else None,
         move=("", state),
         live=1,
+        durable=submission.require_durable,
         event=Event(
             sequence=1,
             at_ms=now_ms,

@@ -137,5 +137,6 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     move: tuple[str, str] | None = None  # (state left or "", state entered), for counts and sets
     live: int = 0  # change of the count of live tasks: +1, 0, -1
     retain_s: int = 0  # keys expire after this; 0: no change; -1: expiry is taken away
+    durable: bool = False  # of a creation: must not go to a journal in place of Redis
     tally: tuple[str, str] | None = None  # (worker, "processed" | "failed") to count up by one
     event: Event  # appended to the history (not if touch) and published

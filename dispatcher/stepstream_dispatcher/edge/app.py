@@ -10,19 +10,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stepstream_dispatcher.edge.problems import EXCEPTION_HANDLERS, json_response
+from stepstream_dispatcher.engine.modes import ExecutionMode
 from stepstream_dispatcher.engine.stats import Stats
 
 __all__ = ["build_app"]
 
 
 def build_app(
-    stats: Callable[[], Awaitable[Stats]], ready: Callable[[], Awaitable[str | None]]
+    stats: Callable[[], Awaitable[Stats]],
+    ready: Callable[[], Awaitable[str | None]],
+    mode: Callable[[], ExecutionMode] = lambda: "PARALLEL",
 ) -> Starlette:
     """Build the application.
 
     Args:
         stats: Reads the counters.
         ready: Says in one upper-case word why calls should not be sent here; None when they may.
+        mode: How new tasks are run.
     """
 
     async def get_stats(_request: Request) -> Response:
@@ -34,7 +38,7 @@ def build_app(
     async def get_readiness(_request: Request) -> Response:
         reason = await ready()
         if reason is None:
-            return json_response({"status": "ready"})
+            return json_response({"status": "ready", "mode": mode()})
         return json_response({"status": "not_ready", "reason": reason}, status=503)
 
     return Starlette(

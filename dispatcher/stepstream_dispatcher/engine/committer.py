@@ -23,7 +23,14 @@ from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.record import TaskRecord, Transition, after
 from stepstream_dispatcher.engine.identity import OperationIds
-from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Store, Verdict
+from stepstream_dispatcher.store.port import (
+    CommitFailed,
+    CommitKind,
+    CommitPartly,
+    Result,
+    Store,
+    Verdict,
+)
 
 __all__ = ["Committer", "Outcome", "Proposal"]
 
@@ -230,8 +237,8 @@ class Committer:
             results: Sequence[Result | None] = [None] * len(taken)
             try:
                 results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
-            except CommitFailed as failed:
-                results, error = failed.results, failed
+            except (CommitFailed, CommitPartly) as partly:
+                results, error = partly.results, partly
             except StoreUnavailable as unavailable:
                 error = unavailable
             finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final
 
-from stepstream.errors import InvalidTask, NotServed, StepstreamError, StoreUnavailable
+from stepstream.errors import InvalidTask, NotServed, StepstreamError
 from stepstream.v1 import dispatcher_service_pb2 as api
 from stepstream.v1 import task_pb2 as pb
 from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceServicer
@@ -30,17 +30,15 @@ class DispatcherService(DispatcherServiceServicer):
 
     async def Submit(self, request: api.SubmitRequest, context: Any) -> api.SubmitResponse:
         """Accept one task."""
-        self._check_durable(request)
         accepted = await self._desk.submit(convert.submission_of(request))
-        return convert.submit_response(accepted, self._durability())
+        return convert.submit_response(accepted)
 
     async def SubmitBatch(
         self, request: api.SubmitBatchRequest, context: Any
     ) -> api.SubmitBatchResponse:
         """Accept many tasks."""
         answers = await self._submit_each(request)
-        durability = self._durability()
-        results = [convert.submit_result(answer, durability) for answer in answers]
+        results = [convert.submit_result(answer) for answer in answers]
         return api.SubmitBatchResponse(results=results)
 
     async def GetTask(self, request: api.GetTaskRequest, context: Any) -> api.GetTaskResponse:
@@ -137,22 +135,13 @@ class DispatcherService(DispatcherServiceServicer):
 
     def _read(self, request: api.SubmitRequest) -> Submission | StepstreamError:
         try:
-            self._check_durable(request)
             return convert.submission_of(request)
         except StepstreamError as error:
             return error
 
-    def _check_durable(self, request: api.SubmitRequest) -> None:
-        """Refuse a caller that asks for more than Redis is set up to keep."""
-        if request.require_durable and self._engine.durability == "VOLATILE":
-            raise StoreUnavailable("redis keeps no append-only file, and durability is required")
-
     def _task(self, sight: Sight, *, payloads: bool) -> pb.Task:
         pipeline = self._engine.catalog.by_key(sight.record.pipeline)
         return convert.task_of(sight.task_id, sight.record, sight.data, pipeline, payloads=payloads)
-
-    def _durability(self) -> pb.Durability.ValueType:
-        return pb.Durability.Value(f"DURABILITY_{self._engine.durability}")
 
 
 def _wait_s(request: api.WaitTaskRequest, remaining_s: float | None) -> float:

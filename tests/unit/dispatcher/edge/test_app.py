@@ -82,7 +82,7 @@ async def test_ready():
     async with client() as session:
         response = await session.get("/readyz")
 
-    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+    assert (response.status_code, response.json()) == (200, {"status": "ready", "mode": "PARALLEL"})
 
 
 async def test_not_ready_says_why():
