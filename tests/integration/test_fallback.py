@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
-from stepstream.errors import StoreUnavailable
 from tests.support.cluster import Cluster, running_cluster
 
 pytestmark = [pytest.mark.parallel]
