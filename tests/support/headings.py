@@ -15,6 +15,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_command_line",
         "test_readme_worker",
         "test_reflection",
+        "test_documented_lines",
     ),
     "concurrent processing": ("test_concurrency", "test_two_dispatchers", "test_thread_slots"),
     "error handling and retries": ("test_retries",),
