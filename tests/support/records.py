@@ -6,7 +6,8 @@ import msgspec
 
 from stepstream_dispatcher.core import facts as f
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
-from stepstream_dispatcher.core.pipeline import Pipeline, load
+from stepstream_dispatcher.core.pipeline import Pipeline
+from stepstream_dispatcher.core.pipeline_file import load
 from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition, after
 
 __all__ = [

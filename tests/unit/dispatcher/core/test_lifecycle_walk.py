@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from stepstream_dispatcher.core import facts as f
 from stepstream_dispatcher.core.admission import Submission, creation
 from stepstream_dispatcher.core.lifecycle import LOSSES_MAX, decide
-from stepstream_dispatcher.core.pipeline import Pipeline, load
+from stepstream_dispatcher.core.pipeline import Pipeline
+from stepstream_dispatcher.core.pipeline_file import load
 from stepstream_dispatcher.core.record import (
     TERMINAL_STATES,
     Stage,
