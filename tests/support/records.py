@@ -159,6 +159,7 @@ def facts_of_every_kind() -> dict[type[f.Fact], f.Fact]:
         f.Released(token=TOKEN, reason="it drains"),
         f.Lost(token=TOKEN, reason="gone", owner="dispatcher-1", waited_ms=0),
         f.Due(),
+        f.DeadlinePassed(),
         f.Requeued(entry=ENTRY, reason="no room"),
         f.CancelAsked(reason="no longer needed"),
         f.Reviewed(decision="approved", reviewer="ada"),

@@ -8,9 +8,17 @@ import msgspec
 
 from stepstream_dispatcher.core.decision import AttemptFailure, Circumstances
 from stepstream_dispatcher.core.pipeline import DONE, FAILED, RetryPolicy, Step
-from stepstream_dispatcher.core.record import Event, EventType, Stage, TaskRecord, Transition
+from stepstream_dispatcher.core.record import (
+    Event,
+    EventType,
+    Stage,
+    TaskRecord,
+    Transition,
+    with_fields,
+)
 
 __all__ = [
+    "DEADLINE_EXCEEDED",
     "ERRORS_MAX",
     "FRESH_STEP",
     "MESSAGE_MAX",
@@ -20,6 +28,7 @@ __all__ = [
     "end",
     "enter",
     "event_of",
+    "expire",
     "failure_of",
     "follow",
     "policy_of",
@@ -27,6 +36,7 @@ __all__ = [
     "settlement",
 ]
 
+DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"  # code of what took too long
 ERRORS_MAX: Final = 50  # entries of the error history; older ones are overwritten
 MESSAGE_MAX: Final = 256  # characters of an event's message
 
@@ -107,7 +117,7 @@ def delay(
     event = msgspec.structs.replace(
         event_of(record, at, kind, record.state, actor=record.worker, **words), delay_ms=delay_ms
     )
-    return changed(record, at, fields=fields, due_ms=due_ms, event=event, **change)
+    return changed(record, at, fields=fields, event=event, **change)
 
 
 _ENDINGS: Final = {
@@ -130,6 +140,20 @@ def end(
     )
 
 
+def expire(record: TaskRecord, at: Circumstances, change: dict[str, Any]) -> Transition:
+    """Fail the task because its deadline has passed, whatever its latest attempt has come to."""
+    allowed_s = (record.deadline_ms - record.created_ms) / 1000
+    message = f"the task had not ended {allowed_s:g} s after it was accepted"
+    fields = change.setdefault("fields", {})
+    noted = msgspec.structs.replace(record, errors=fields.get("errors", record.errors))
+    if record.stage is not Stage.LEASED:
+        noted = msgspec.structs.replace(noted, leased_ms=record.created_ms)
+    fields["errors"] = noted.errors + 1
+    entry = failure_of(noted, at, DEADLINE_EXCEEDED, message, retryable=False)
+    change["data"] = {**change.get("data", {}), **entry}
+    return end(record, at, "failed", change, detail=DEADLINE_EXCEEDED, message=message)
+
+
 def changed(
     record: TaskRecord,
     at: Circumstances,
@@ -149,15 +173,26 @@ def changed(
     fields["updated_ms"] = at.now_ms
     if moved:
         fields["state"] = state
+    due_ms, undelay = _timer(record, fields)
     return Transition(
         task_id=at.task_id,
         op_id=at.op_id,
         expected_version=record.version,
         fields=fields,
         move=(record.state, state) if moved else None,
+        due_ms=due_ms,
+        undelay=undelay,
         event=event,
         **rest,
     )
+
+
+def _timer(record: TaskRecord, fields: Fields) -> tuple[int | None, bool]:
+    """How the task's place in the delayed set changes: (due_ms, undelay) of the transition."""
+    before_ms, after_ms = record.timer_ms, with_fields(record, fields).timer_ms
+    if before_ms == after_ms:
+        return None, False
+    return after_ms or None, not after_ms
 
 
 def settlement(record: TaskRecord, token: str, *, reported: bool, tally: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import msgspec
 
 from stepstream_dispatcher.core import facts as f
 from stepstream_dispatcher.core.changes import (
+    DEADLINE_EXCEEDED,
     FRESH_STEP,
     MESSAGE_MAX,
     Fields,
@@ -20,6 +21,7 @@ from stepstream_dispatcher.core.changes import (
     end,
     enter,
     event_of,
+    expire,
     failure_of,
     follow,
     policy_of,
@@ -41,6 +43,8 @@ __all__ = [
     "fail",
     "lease",
     "lose",
+    "miss_deadline",
+    "overrun_deadline",
     "progress",
     "redrive",
     "release",
@@ -55,7 +59,7 @@ NOTE_BYTES_MAX: Final = 64  # bytes of a progress note, as of every value in the
 
 def lease(record: TaskRecord, fact: f.Leased, at: Circumstances) -> Decision:
     """An entry of its lane is handed to a worker: one more attempt, under a new token."""
-    if fact.entry != record.entry:
+    if fact.entry != record.entry or record.is_late(at.now_ms):
         return Refusal.OBSOLETE
     state = at.pipeline.step(record.step).state
     attempt = record.attempt + 1
@@ -106,6 +110,8 @@ def complete(record: TaskRecord, fact: f.Completed, at: Circumstances) -> Decisi
     settled["data"] = {f"output.{record.step}": fact.output}
     if record.cancel:
         return end(record, at, "cancelled", settled, detail="cancelled after it completed")
+    if record.is_late(at.now_ms):
+        return expire(record, at, settled)
     return follow(record, at, target, settled, actor=record.worker, detail=fact.outcome)
 
 
@@ -119,6 +125,8 @@ def fail(record: TaskRecord, fact: f.Failed, at: Circumstances) -> Decision:
     words = {"detail": fact.code, "message": fact.message}
     if record.cancel:
         return end(record, at, "cancelled", settled, **words)
+    if record.is_late(at.now_ms):
+        return expire(record, at, settled)
     policy = policy_of(record, at.pipeline.step(record.step))
     if not fact.retryable or record.failures >= policy.retries:
         return end(record, at, "failed", settled, **words)
@@ -139,6 +147,8 @@ def lose(record: TaskRecord, fact: f.Lost, at: Circumstances) -> Decision:
     words = {"detail": "WORKER_LOST", "message": fact.reason}
     if record.cancel:
         return end(record, at, "cancelled", settled, **words)
+    if record.is_late(at.now_ms):
+        return expire(record, at, settled)
     if losses >= LOSSES_MAX:
         return end(record, at, "failed", settled, **words)
     delay_ms = loss_delay_ms(losses, fact.waited_ms)
@@ -156,6 +166,8 @@ def release(record: TaskRecord, fact: f.Released, at: Circumstances) -> Decision
     settled = settlement(record, fact.token, reported=fact.reported, tally="")
     if record.cancel:
         return end(record, at, "cancelled", settled, message=fact.reason)
+    if record.is_late(at.now_ms):
+        return expire(record, at, settled)
     return queue(record, at, EventType.RELEASED, settled, actor=record.worker, message=fact.reason)
 
 
@@ -171,7 +183,7 @@ def due(record: TaskRecord, _fact: f.Due, at: Circumstances) -> Decision:
     """The due time has come: the step begins."""
     if record.due_ms > at.now_ms:
         return Refusal.OBSOLETE
-    change: dict[str, Any] = {"undelay": True}
+    change: dict[str, Any] = {}
     step = at.pipeline.step(record.step)
     if step.kind == "human":
         return enter(record, at, EventType.WAITING, step, change)
@@ -181,12 +193,24 @@ def due(record: TaskRecord, _fact: f.Due, at: Circumstances) -> Decision:
 
 def cancel_now(record: TaskRecord, fact: f.CancelAsked, at: Circumstances) -> Decision:
     """Nobody holds the task: it is cancelled at once."""
-    change: dict[str, Any] = {}
-    if record.entry:
-        change["ack"] = (record.queue, record.entry)
-    if record.stage is Stage.DELAYED:
-        change["undelay"] = True
-    return end(record, at, "cancelled", change, message=fact.reason)
+    return end(record, at, "cancelled", _withdrawn(record), message=fact.reason)
+
+
+def miss_deadline(record: TaskRecord, fact: f.DeadlinePassed, at: Circumstances) -> Decision:
+    """Nobody holds the task: it fails at once."""
+    if fact.token or not record.is_late(at.now_ms):
+        return Refusal.OBSOLETE
+    return expire(record, at, _withdrawn(record))
+
+
+def overrun_deadline(record: TaskRecord, fact: f.DeadlinePassed, at: Circumstances) -> Decision:
+    """The dispatcher that answers for the attempt has stopped it: the task fails with it."""
+    if fact.token != record.lease:
+        return Refusal.OBSOLETE
+    settled = settlement(record, fact.token, reported=False, tally="failed")
+    if record.cancel:
+        return end(record, at, "cancelled", settled, detail=DEADLINE_EXCEEDED)
+    return expire(record, at, settled)
 
 
 def cancel_later(record: TaskRecord, fact: f.CancelAsked, at: Circumstances) -> Decision:
@@ -230,12 +254,12 @@ def review(record: TaskRecord, fact: f.Reviewed, at: Circumstances) -> Decision:
 
 
 def redrive(record: TaskRecord, _fact: f.Redriven, at: Circumstances) -> Decision:
-    """A dead letter begins its last step again, with all budgets full."""
+    """A dead letter begins its last step again, with all budgets full and no deadline."""
     if record.state != "failed":
         return Refusal.NOT_FAILED
     step = at.pipeline.step(record.step)
     change: dict[str, Any] = {"live": 1, "retain_s": -1, "fields": {**FRESH_STEP, "cancel": 0}}
-    change["fields"]["attempt"] = record.attempt
+    change["fields"].update(attempt=record.attempt, deadline_ms=0)
     return enter(record, at, EventType.REDRIVEN, step, change)
 
 
@@ -273,3 +297,8 @@ def progress(record: TaskRecord, fact: f.Progressed, at: Circumstances) -> Decis
         fields={"progress": fact.progress, "note": note},
         event=event,
     )
+
+
+def _withdrawn(record: TaskRecord) -> dict[str, Any]:
+    """What every end of a task that nobody holds has: its entry, if any, to delete."""
+    return {"ack": (record.queue, record.entry)} if record.entry else {}
