@@ -189,6 +189,8 @@ def changed(
 
 def _timer(record: TaskRecord, fields: Fields) -> tuple[int | None, bool]:
     """How the task's place in the delayed set changes: (due_ms, undelay) of the transition."""
+    if not record.deadline_ms and record.stage is not Stage.DELAYED:  # most: it had none before
+        return int(fields.get("due_ms", 0)) or None, False
     before_ms, after_ms = record.timer_ms, with_fields(record, fields).timer_ms
     if before_ms == after_ms:
         return None, False

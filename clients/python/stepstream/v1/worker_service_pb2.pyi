@@ -822,7 +822,9 @@ class Assignment(_message.Message):
     """A reviewer's words when the step is done again; empty otherwise."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Limit of this attempt, never beyond the deadline of its task. The dispatcher keeps it and sends a Cancel."""
+        """Limit of this attempt, never beyond the deadline of its task. The dispatcher keeps it and sends
+        a Cancel.
+        """
 
     @_builtins.property
     def input(self) -> _task_pb2.Payload:
