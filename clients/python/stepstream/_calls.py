@@ -161,6 +161,8 @@ def _submit_request(item: types.SubmitItem) -> pb2.SubmitRequest:
     )
     if item.delay_s is not None:
         request.delay.CopyFrom(_convert.seconds_to_duration(item.delay_s, "delay"))
+    if item.deadline_s is not None:
+        request.deadline.CopyFrom(_convert.seconds_to_duration(item.deadline_s, "deadline"))
     if item.max_retries is not None:
         request.retry.max_retries = item.max_retries
     for name, seconds in (("initial_delay", item.initial_delay_s), ("timeout", item.timeout_s)):

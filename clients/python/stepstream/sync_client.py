@@ -78,6 +78,7 @@ class Client:
         *,
         request_id: str | None = None,
         delay_s: float | None = None,
+        deadline_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         require_durable: bool = False,
         max_retries: int | None = None,
@@ -91,6 +92,8 @@ class Client:
             input: What its first step works on; at most 1 MiB.
             request_id: Makes the call idempotent; None: a random one.
             delay_s: Seconds until the task starts, up to 366 days; None: at once.
+            deadline_s: Seconds after which it fails unless it has ended, more than `delay_s` and at
+                most 366 days; None: no limit.
             labels: Up to 16, keys and values of at most 63 characters.
             require_durable: Whether to refuse the task rather than keep it in memory or locally.
             max_retries: Retries of each step after its first run, 0 to 100; None: the pipeline's.
@@ -108,6 +111,7 @@ class Client:
             input=input,
             request_id=request_id,
             delay_s=delay_s,
+            deadline_s=deadline_s,
             labels=labels or {},
             require_durable=require_durable,
             max_retries=max_retries,

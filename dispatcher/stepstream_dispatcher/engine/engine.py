@@ -258,7 +258,11 @@ class Engine:
             self.catalog.add(decode(definition))
 
     def _limit_ms_of(self, record: TaskRecord) -> int:
-        if record.timeout_ms > 0:
-            return record.timeout_ms
+        """Limit of the attempt that a record's lease began, never beyond the task's deadline."""
         pipeline = self.catalog.by_key(record.pipeline)
-        return (pipeline and pipeline.step(record.step).timeout_ms) or self.options.timeout_ms
+        limit_ms = max(record.timeout_ms, 0) or (
+            (pipeline and pipeline.step(record.step).timeout_ms) or self.options.timeout_ms
+        )
+        if not record.deadline_ms:
+            return limit_ms
+        return max(1, min(limit_ms, record.deadline_ms - record.leased_ms))

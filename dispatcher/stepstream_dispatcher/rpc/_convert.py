@@ -52,14 +52,13 @@ def submission_of(request: api.SubmitRequest) -> Submission:
     Raises:
         InvalidTask: A field can't be served.
     """
-    if request.HasField("deadline"):
-        raise InvalidTask("deadline is not served by this release", field="deadline")
     retry = request.retry
     return Submission(
         pipeline=request.pipeline,
         input=request.input.SerializeToString() if request.HasField("input") else b"",
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
+        deadline_ms=ms_of(request.deadline, "deadline") if request.HasField("deadline") else None,
         labels=dict(request.labels),
         max_retries=retry.max_retries if retry.HasField("max_retries") else -1,
         initial_delay_ms=_override(retry, "initial_delay"),
@@ -175,6 +174,7 @@ def task_of(
         revisions=record.revisions,
         cancel_requested=bool(record.cancel) and not record.terminal,
         reviewer=record.reviewer,
+        deadline_time=_timestamp(record.deadline_ms) if record.deadline_ms else None,
     )
     if payloads:
         _add_payloads(task, data, pipeline)

@@ -25,7 +25,7 @@ class Keys:
         self._history = f"{self._base}task:history:"
         self.index: Final = self._named("index")  # sorted set: all tasks by creation
         self.count: Final = self._named("count")  # hash: tasks by state, `live`, `retries`
-        self.delayed: Final = self._named("delayed")  # sorted set: tasks by due time
+        self.delayed: Final = self._named("delayed")  # sorted set: tasks by their timer
         self.ended: Final = self._named("ended")  # sorted set: "state id" by time of expiry
         self.dispatchers: Final = self._named("dispatchers")  # sorted set: by last beat
         self.workers: Final = self._named("workers")  # sorted set: worker names by last save

@@ -252,7 +252,10 @@ class Store(Protocol):
     # --- time ------------------------------------------------------------------------------------
 
     async def due(self, *, limit: int) -> tuple[list[str], int | None]:
-        """Task ids due by now, and when the next one after them is due (Unix ms, or None)."""
+        """Task ids whose timer is due by now, and when the one after them is (Unix ms, or None).
+
+        A timer is set by `Transition.due_ms`: the due time of a delayed task, or a deadline.
+        """
 
     # --- processes -------------------------------------------------------------------------------
 

@@ -119,8 +119,8 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Redrive(self, request, context):
-        """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-        FAILED_PRECONDITION.
+        """Starts failed tasks anew at the step that failed, without the deadline that they may have had.
+        INVALID_ARGUMENT; per item NOT_FOUND, FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,8 @@ class OperatorServiceStub:
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListDeadLettersRequest, _operator_service_pb2.ListDeadLettersResponse]
     """Lists failed tasks, latest first. INVALID_ARGUMENT."""
     Redrive: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.RedriveRequest, _operator_service_pb2.RedriveResponse]
-    """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-    FAILED_PRECONDITION.
+    """Starts failed tasks anew at the step that failed, without the deadline that they may have had.
+    INVALID_ARGUMENT; per item NOT_FOUND, FAILED_PRECONDITION.
     """
     UpdateInput: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.UpdateInputRequest, _operator_service_pb2.UpdateInputResponse]
     """Replaces the input of a failed task. NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
@@ -72,8 +72,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListDeadLettersRequest, _operator_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
     """Lists failed tasks, latest first. INVALID_ARGUMENT."""
     Redrive: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.RedriveRequest, _operator_service_pb2.RedriveResponse]  # type: ignore[assignment]
-    """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-    FAILED_PRECONDITION.
+    """Starts failed tasks anew at the step that failed, without the deadline that they may have had.
+    INVALID_ARGUMENT; per item NOT_FOUND, FAILED_PRECONDITION.
     """
     UpdateInput: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.UpdateInputRequest, _operator_service_pb2.UpdateInputResponse]  # type: ignore[assignment]
     """Replaces the input of a failed task. NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
@@ -131,8 +131,8 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.RedriveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.RedriveResponse, _abc.Awaitable[_operator_service_pb2.RedriveResponse]]:
-        """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-        FAILED_PRECONDITION.
+        """Starts failed tasks anew at the step that failed, without the deadline that they may have had.
+        INVALID_ARGUMENT; per item NOT_FOUND, FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod

@@ -19,6 +19,7 @@ class Why(enum.Enum):
 
     REQUESTED = "the task was cancelled"
     TIMEOUT = "the attempt ran beyond its limit"
+    DEADLINE = "the deadline of the task has passed"
     LEASE_LOST = "somebody else owns the attempt"
     SILENCE = "no word from the dispatcher"
     LEAVING = "the worker is leaving"
