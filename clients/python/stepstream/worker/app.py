@@ -27,9 +27,11 @@ from stepstream.worker.lag import LagMeter
 from stepstream.worker.link import Abort, Ended, Leave, Link, Moved, News
 from stepstream.worker.logs import configure_logs
 from stepstream.worker.mailbox import Mailbox
-from stepstream.worker.registry import Step, steps_by_name
+from stepstream.worker.processes import is_step_process
+from stepstream.worker.registry import RunsIn, Step, steps_by_name
 from stepstream.worker.runner import Command, Runner
 from stepstream.worker.settings import WorkerSettings, default_name
+from stepstream.worker.targets import target_of
 
 __all__ = ["Worker"]
 
@@ -50,7 +52,8 @@ class Worker:
         labels: Up to 16 labels.
 
     Raises:
-        ValueError: There is no step or queue, or two handlers serve one step.
+        ValueError: There is no step or queue, two handlers serve one step, or the function of a
+            step that runs in a process cannot be found by its name.
         TypeError: One of the steps is not a step.
     """
 
@@ -68,6 +71,9 @@ class Worker:
             raise ValueError("a worker needs at least one queue and one slot")
         self.stream_age_s = STREAM_AGE_S
         self._steps = steps_by_name(steps)
+        for one in self._steps.values():
+            if one.runs_in is RunsIn.PROCESS:
+                target_of(one)
         self._name = name
         self._queues = tuple(queues)
         self._slots = slots
@@ -85,6 +91,7 @@ class Worker:
         Raises:
             StepstreamError: A dispatcher refuses this worker for good.
         """
+        _refuse_step_process()
         before = {one: signal.signal(one, self._on_signal) for one in _SIGNALS}
         try:
             settings = read(WorkerSettings)
@@ -109,6 +116,7 @@ class Worker:
             StepstreamError: A dispatcher refuses this worker for good.
             SettingsError: The environment has a value that cannot be used.
         """
+        _refuse_step_process()
         await self._serve(leaves_process=False)
 
     def drain(self, grace_s: float | None = None) -> None:
@@ -144,6 +152,7 @@ class Worker:
                 stream_age_s=self.stream_age_s,
             )
             to_link: Mailbox[News] = Mailbox(thread.loop, link.handle)
+            runner.warm_up()
             thread.start(link)
             self._to_link = to_link
             if self._leave is not None:
@@ -228,6 +237,14 @@ class _LinkThread:
         finally:
             self._gone()
             self._ended.put(None)
+
+
+def _refuse_step_process() -> None:
+    if is_step_process():
+        raise RuntimeError(
+            "a step's process imports the program that defines the step, and must not start a "
+            'worker there: put `Worker(...).run()` under `if __name__ == "__main__":`'
+        )
 
 
 def _nothing() -> None:
