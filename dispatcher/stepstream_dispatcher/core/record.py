@@ -15,6 +15,7 @@ __all__ = [
     "TaskRecord",
     "Transition",
     "after",
+    "assignment_id",
 ]
 
 TERMINAL_STATES: Final = frozenset({"done", "failed", "cancelled"})
@@ -112,6 +113,12 @@ def after(record: TaskRecord, transition: Transition) -> TaskRecord:
     if "stage" in fields:
         fields["stage"] = Stage(fields["stage"])
     return msgspec.structs.replace(record, **fields)
+
+
+def assignment_id(task_id: str, record: TaskRecord) -> str:
+    """Name an attempt; attempts count anew after each revision, so that is part of the name."""
+    revision = f"{record.revisions}." if record.revisions else ""
+    return f"{task_id}/{record.step}/{revision}{record.attempt}"
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,6 +95,7 @@ class Desk:
     Args:
         namespace: Part of every derived task id.
         cancel_here: Tells the worker that holds a task here to stop; False if none does.
+        traced: Begins the trace of a submission, where there is to be one.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Desk:
         limits: Limits,
         namespace: str,
         cancel_here: Callable[[str], bool],
+        traced: Callable[[Submission], Submission],
     ) -> None:
         self._store = store
         self._committer = committer
@@ -115,6 +117,7 @@ class Desk:
         self._limits = limits
         self._namespace = namespace
         self._cancel_here = cancel_here
+        self._traced = traced
 
     # --- submit ----------------------------------------------------------------------------------
 
@@ -166,7 +169,7 @@ class Desk:
         admit(submission, self._limits)
         request_id = submission.request_id
         return creation(
-            submission,
+            self._traced(submission),
             pipeline,
             task_id=task_id_of(self._namespace, request_id) if request_id else new_task_id(),
             op_id=self._committer.new_op_id(),

@@ -26,6 +26,7 @@ from stepstream_dispatcher.engine.settling import Settling
 from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
 from stepstream_dispatcher.engine.timers import Timers
+from stepstream_dispatcher.engine.traces import SpanSink, Traces
 from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import MINUTE_MS, Durability, Store
 
@@ -49,10 +50,22 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine:
-    """One dispatcher's engine. Construction starts nothing; `run` does."""
+    """One dispatcher's engine. Construction starts nothing; `run` does.
+
+    Args:
+        store: Where tasks are kept.
+        pipelines: What tasks may begin with.
+        options: What an operator sets.
+        spans: Where spans go; None: nobody wants them.
+    """
 
     def __init__(
-        self, *, store: Store, pipelines: Sequence[Pipeline], options: EngineOptions
+        self,
+        *,
+        store: Store,
+        pipelines: Sequence[Pipeline],
+        options: EngineOptions,
+        spans: SpanSink | None = None,
     ) -> None:
         self.options = options
         self.store = store
@@ -63,6 +76,7 @@ class Engine:
         self.draining = False
         self._ending = False
         self.durability: Durability = "VOLATILE"  # until the store was asked
+        self.traces = Traces(store=store, sink=spans)
         self.committer = Committer(
             store=store,
             catalog=self.catalog,
@@ -71,6 +85,7 @@ class Engine:
             live_max=options.live_max,
             applied=self._applied,
             rng=random.Random(),
+            moved=self.traces.moved,
         )
         self.fresh = Fresh()
         self.timers = Timers(store=store, committer=self.committer)
@@ -111,6 +126,7 @@ class Engine:
             limits=Limits(payload_bytes=options.payload_bytes_max),
             namespace=options.namespace,
             cancel_here=self.leases.cancel_task,
+            traced=self.traces.begin,
         )
         self._janitor = Janitor(store=store, results_max=options.results_max)
 
@@ -147,6 +163,7 @@ class Engine:
             "recovery": recovery.run,
             "roster": self._roster.run,
             "janitor": self._janitor.run,
+            "traces": self.traces.run,
             "intents": self._listen,
             "watch": self.watch.listen,
         }
