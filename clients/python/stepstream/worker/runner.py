@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from functools import partial
 
 import msgspec
@@ -56,15 +57,22 @@ class Runner:
         slots: The most handlers at once, async and plain ones together.
         group: Parent of the async handlers' tasks; lives on the loop that `handle` is called on.
         ended: Called once for each attempt, from any thread, with its result.
+        begin: Called when an attempt begins; returns the context that its handler runs in.
     """
 
     def __init__(
-        self, steps: Mapping[str, Step], slots: int, group: asyncio.TaskGroup, ended: Ended
+        self,
+        steps: Mapping[str, Step],
+        slots: int,
+        group: asyncio.TaskGroup,
+        ended: Ended,
+        begin: Callable[[Attempt], Context] = lambda _: copy_context(),
     ) -> None:
         self._steps = steps
         self._slots = slots
         self._group = group
         self._ended = ended
+        self._begin = begin
         self._threads = ThreadPool(slots, "stepstream-step")
         self._thread_ends = Mailbox(asyncio.get_running_loop(), self._threads_ended)
         self._waiting: deque[Attempt] = deque()
@@ -102,10 +110,13 @@ class Runner:
             words = f"this worker has no step {attempt.assignment.step!r}"
             self._ended(attempt, _frames.failed(attempt, "UNKNOWN_STEP", words, retryable=True))
         elif step.is_async:
-            self._running[attempt.token] = self._group.create_task(self._drive(attempt, step))
+            self._running[attempt.token] = self._group.create_task(
+                self._drive(attempt, step), context=self._begin(attempt)
+            )
         else:
             self._running[attempt.token] = None
-            self._threads.submit(partial(self._drive_in_thread, attempt, step))
+            context = self._begin(attempt)
+            self._threads.submit(partial(context.run, self._drive_in_thread, attempt, step))
 
     def _cancel(self, attempt: Attempt) -> None:
         task = self._running.get(attempt.token)
