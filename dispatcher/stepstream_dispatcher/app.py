@@ -11,6 +11,8 @@ from collections.abc import Callable
 import structlog
 
 from stepstream.errors import StoreUnavailable
+from stepstream.telemetry import open_telemetry
+from stepstream_dispatcher import _telemetry
 from stepstream_dispatcher.addresses import split_address
 from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError
 from stepstream_dispatcher.edge.app import build_app
@@ -19,6 +21,7 @@ from stepstream_dispatcher.engine.engine import Engine, EngineOptions
 from stepstream_dispatcher.engine.metrics import run_metrics
 from stepstream_dispatcher.engine.supervise import supervise
 from stepstream_dispatcher.engine.switch import SwitchStore
+from stepstream_dispatcher.engine.traces import SpanSink
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.rpc.dispatcher_service import DispatcherService
 from stepstream_dispatcher.rpc.operator_service import OperatorService
@@ -33,6 +36,7 @@ from stepstream_dispatcher.store.redis import RedisStore
 __all__ = ["options_of", "run", "serve"]
 
 STOP_GRACE_S = 1.0  # of grpc, after our own drain: unary calls still finish
+TRACES_LIMIT_S = 0.5  # to read the traces of what was applied last
 OPEN_EVERY_S = 0.2  # between two tries to reach Redis at the start
 
 _log = structlog.get_logger(__name__)
@@ -49,11 +53,15 @@ def run(settings: Settings) -> int:
     except OSError as error:
         sys.stderr.write(f"error: STEPSTREAM_DATA_DIR: {error}\n")
         return 2
+    telemetry = open_telemetry(service=_telemetry.SERVICE, instance=settings.identity)
     try:
-        asyncio.run(serve(settings, store, pipelines))
+        asyncio.run(serve(settings, store, pipelines, spans=telemetry))
     except StoreRefused as error:
         sys.stderr.write(f"error: REDIS_URL: {error}\n")
         return 2
+    finally:
+        if telemetry is not None:
+            telemetry.close()
     return 0
 
 
@@ -112,14 +120,16 @@ async def serve(
     *,
     stop: asyncio.Event | None = None,
     started: Callable[[int, int], None] | None = None,
+    spans: SpanSink | None = None,
 ) -> None:
     """Serve until `stop` (or a signal) is set; then drain.
 
     Args:
         started: Called with the gRPC and the HTTP port once both listen.
+        spans: Where spans go; its maker closes it.
     """
     leave = stop or _stop_on_signals()
-    engine = Engine(store=store, pipelines=pipelines, options=options_of(settings))
+    engine = Engine(store=store, pipelines=pipelines, options=options_of(settings), spans=spans)
     rpc = RpcServer(
         dispatcher=DispatcherService(engine),
         worker=WorkerService(engine),
@@ -148,6 +158,7 @@ async def serve(
         await http
         for task in filter(None, (loops, metrics)):
             task.cancel()
+    await engine.traces.close(TRACES_LIMIT_S)
     await store.close()
     _log.info("stopped")
 

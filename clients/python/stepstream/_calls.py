@@ -41,6 +41,7 @@ class Call(Generic[T]):
     request: Any
     read: Callable[[Any], T]  # the answer's message into what the caller gets
     timeout_s: float | None = None  # None: the client's
+    metadata: tuple[tuple[str, str], ...] = ()  # trace context and baggage
 
 
 def new_request_id() -> str:
@@ -48,18 +49,25 @@ def new_request_id() -> str:
     return uuid4().hex
 
 
-def submit(item: types.SubmitItem) -> Call[types.Submitted]:
+def submit(
+    item: types.SubmitItem, metadata: tuple[tuple[str, str], ...] = ()
+) -> Call[types.Submitted]:
     """Submit one task.
 
     Raises:
         InvalidTask: a value cannot travel.
     """
     request = _submit_request(item)
-    return Call(method="Submit", request=request, read=_convert.submitted_from_message)
+    return Call(
+        method="Submit",
+        request=request,
+        read=_convert.submitted_from_message,
+        metadata=metadata,
+    )
 
 
 def submit_batch(
-    items: Sequence[types.SubmitItem],
+    items: Sequence[types.SubmitItem], metadata: tuple[tuple[str, str], ...] = ()
 ) -> Call[list[types.Submitted | StepstreamError]]:
     """Submit up to 1,000 tasks, each accepted or refused by itself.
 
@@ -68,7 +76,7 @@ def submit_batch(
     """
     requests = [_batch_request(index, item) for index, item in enumerate(items)]
     request = pb2.SubmitBatchRequest(requests=requests)
-    return Call(method="SubmitBatch", request=request, read=_read_batch)
+    return Call(method="SubmitBatch", request=request, read=_read_batch, metadata=metadata)
 
 
 def get(task_id: str, *, payloads: bool) -> Call[types.Task]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 import grpc.aio
 
-from stepstream import _calls
+from stepstream import _calls, _tracing
 from stepstream._channel import CHANNEL_OPTIONS, Endpoints
 from stepstream._retry import Retry
 from stepstream._status import error_from_rpc
@@ -123,7 +123,8 @@ class AsyncClient:
             initial_delay_s=initial_delay_s,
             timeout_s=timeout_s,
         )
-        return await self._run(_calls.submit(item))
+        with _tracing.producing(item.pipeline) as trace:
+            return trace.accepted(await self._run(_calls.submit(item, trace.metadata)))
 
     async def submit_batch(self, items: Sequence[SubmitItem]) -> list[Submitted | StepstreamError]:
         """Submits up to 1,000 tasks; one answer or error per item, in order.
@@ -131,7 +132,8 @@ class AsyncClient:
         Raises:
             InvalidTask: the list is empty or too long, or a value cannot travel.
         """
-        return await self._run(_calls.submit_batch(items))
+        with _tracing.producing_batch([item.pipeline for item in items]) as trace:
+            return trace.answered(await self._run(_calls.submit_batch(items, trace.metadata)))
 
     async def get(self, task_id: str, *, payloads: bool = True) -> Task:
         """Reads one task, with its input, outputs, result and errors unless payloads is False.
@@ -272,7 +274,9 @@ class AsyncClient:
 
     async def _once(self, call: _calls.Call[T], timeout_s: float) -> T:
         try:
-            answer = await getattr(self._stub(), call.method)(call.request, timeout=timeout_s)
+            answer = await getattr(self._stub(), call.method)(
+                call.request, timeout=timeout_s, metadata=call.metadata
+            )
         except grpc.RpcError as error:
             raise error_from_rpc(error, self._endpoints.current) from error
         return call.read(answer)

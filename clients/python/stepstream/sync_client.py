@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from stepstream import _calls
+from stepstream import _calls, _tracing
 from stepstream._channel import CHANNEL_OPTIONS, Endpoints
 from stepstream._retry import Retry
 from stepstream._status import error_from_rpc
@@ -118,7 +118,8 @@ class Client:
             initial_delay_s=initial_delay_s,
             timeout_s=timeout_s,
         )
-        return self._run(_calls.submit(item))
+        with _tracing.producing(item.pipeline) as trace:
+            return trace.accepted(self._run(_calls.submit(item, trace.metadata)))
 
     def submit_batch(self, items: Sequence[SubmitItem]) -> list[Submitted | StepstreamError]:
         """Submits up to 1,000 tasks; one answer or error per item, in order.
@@ -126,7 +127,8 @@ class Client:
         Raises:
             InvalidTask: the list is empty or too long, or a value cannot travel.
         """
-        return self._run(_calls.submit_batch(items))
+        with _tracing.producing_batch([item.pipeline for item in items]) as trace:
+            return trace.answered(self._run(_calls.submit_batch(items, trace.metadata)))
 
     def get(self, task_id: str, *, payloads: bool = True) -> Task:
         """Reads one task, with its input, outputs, result and errors unless payloads is False.
@@ -265,7 +267,9 @@ class Client:
 
     def _once(self, call: _calls.Call[T], timeout_s: float) -> T:
         try:
-            answer = getattr(self._stub(), call.method)(call.request, timeout=timeout_s)
+            answer = getattr(self._stub(), call.method)(
+                call.request, timeout=timeout_s, metadata=call.metadata
+            )
         except grpc.RpcError as error:
             raise error_from_rpc(error, self._endpoints.current) from error
         return call.read(answer)

@@ -16,6 +16,7 @@ __all__ = [
     "TaskRecord",
     "Transition",
     "after",
+    "assignment_id",
     "with_fields",
 ]
 
@@ -138,6 +139,12 @@ def with_fields(record: TaskRecord, fields: Mapping[str, str | int | float]) -> 
     if "stage" in values:
         values["stage"] = Stage(values["stage"])
     return msgspec.structs.replace(record, **values)
+
+
+def assignment_id(task_id: str, record: TaskRecord) -> str:
+    """Name an attempt; attempts count anew after each revision, so that is part of the name."""
+    revision = f"{record.revisions}." if record.revisions else ""
+    return f"{task_id}/{record.step}/{revision}{record.attempt}"
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):

@@ -134,6 +134,8 @@ class Committer:
         applied: Called with each transition that was applied, by this call or by one whose answer
             was lost, and the id of the entry that it added, before its caller hears of it.
         rng: Source of jitter.
+        moved: Called with each transition of `apply` that was applied, and the record that it was
+            decided from.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Committer:
         live_max: int,
         applied: Callable[[Transition, str], None],
         rng: random.Random,
+        moved: Callable[[TaskRecord, Transition], None],
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -154,6 +157,7 @@ class Committer:
         self._live_max = live_max
         self._applied = applied
         self._rng = rng
+        self._moved = moved
         self._lanes: dict[CommitKind, _Lane] = {
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
@@ -203,6 +207,8 @@ class Committer:
             open_ones = []
             for index, transition, result in zip(sent, transitions, results, strict=True):
                 outcomes[index] = _outcome(records[index], transition, result)
+                if outcomes[index].applied:
+                    self._moved(records[index], transition)
                 if result.verdict is Verdict.VERSION_CONFLICT and result.record is not None:
                     records[index] = result.record
                     open_ones.append(index)

@@ -105,6 +105,7 @@ class Desk:
         namespace: Part of every derived task id.
         cancel_here: Tells the worker that holds a task here to stop; False if none does.
         home_of: Where an accepted task is kept.
+        traced: Begins the trace of a submission, where there is to be one.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Desk:
         namespace: str,
         cancel_here: Callable[[str], bool],
         home_of: Callable[[str], Home],
+        traced: Callable[[Submission], Submission],
     ) -> None:
         self._store = store
         self._committer = committer
@@ -127,6 +129,7 @@ class Desk:
         self._namespace = namespace
         self._cancel_here = cancel_here
         self._home_of = home_of
+        self._traced = traced
 
     # --- submit ----------------------------------------------------------------------------------
 
@@ -215,7 +218,7 @@ class Desk:
             raise StoreUnavailable("tasks would not be kept durably, and durability is required")
         request_id = submission.request_id
         return creation(
-            submission,
+            self._traced(submission),
             pipeline,
             task_id=task_id_of(self._namespace, request_id) if request_id else new_task_id(),
             op_id=self._committer.new_op_id(),

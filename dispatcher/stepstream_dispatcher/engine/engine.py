@@ -29,6 +29,7 @@ from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.timers import Timers
+from stepstream_dispatcher.engine.traces import SpanSink, Traces
 from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import MINUTE_MS, Durability, Store
 
@@ -53,10 +54,22 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine:
-    """One dispatcher's engine. Construction starts nothing; `run` does."""
+    """One dispatcher's engine. Construction starts nothing; `run` does.
+
+    Args:
+        store: Where tasks are kept.
+        pipelines: What tasks may begin with.
+        options: What an operator sets.
+        spans: Where spans go; None: nobody wants them.
+    """
 
     def __init__(
-        self, *, store: Store, pipelines: Sequence[Pipeline], options: EngineOptions
+        self,
+        *,
+        store: Store,
+        pipelines: Sequence[Pipeline],
+        options: EngineOptions,
+        spans: SpanSink | None = None,
     ) -> None:
         self.options = options
         self.store = store
@@ -67,6 +80,7 @@ class Engine:
         self.draining = False
         self._ending = False
         self.durability: Durability = "VOLATILE"  # until the store was asked
+        self.traces = Traces(store=store, sink=spans)
         self.committer = Committer(
             store=store,
             catalog=self.catalog,
@@ -75,6 +89,7 @@ class Engine:
             live_max=options.live_max,
             applied=self._applied,
             rng=random.Random(),
+            moved=self.traces.moved,
         )
         self.fresh = Fresh()
         self.timers = Timers(store=store, committer=self.committer)
@@ -122,6 +137,7 @@ class Engine:
             namespace=self.options.namespace,
             cancel_here=self.leases.cancel_task,
             home_of=self.home_of,
+            traced=self.traces.begin,
         )
 
     def _make_recovery(self) -> Recovery:
@@ -171,6 +187,7 @@ class Engine:
             "recovery": self.recovery.run,
             "roster": self._roster.run,
             "janitor": self._janitor.run,
+            "traces": self.traces.run,
             "intents": self._listen,
             "watch": self.watch.listen,
         }

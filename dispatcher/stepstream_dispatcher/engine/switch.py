@@ -309,6 +309,10 @@ class SwitchStore:
         """See Store.load."""
         return await self._read(task_ids, lambda store, ids: store.load(ids))
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.traces."""
+        return await self._read(task_ids, lambda store, ids: store.traces(ids))
+
     async def settled(self, task_id: str, step: str) -> str:
         """See Store.settled."""
         return await self._home_of(task_id).settled(task_id, step)

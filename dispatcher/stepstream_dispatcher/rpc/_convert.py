@@ -46,8 +46,12 @@ _failure_decoder: Final = msgspec.msgpack.Decoder(AttemptFailure)
 # --- in ------------------------------------------------------------------------------------------
 
 
-def submission_of(request: api.SubmitRequest) -> Submission:
+def submission_of(request: api.SubmitRequest, trace: Mapping[str, str]) -> Submission:
     """Read a submission.
+
+    Args:
+        request: What was sent.
+        trace: Trace context that came with the call, checked.
 
     Raises:
         InvalidTask: A field can't be served.
@@ -60,6 +64,7 @@ def submission_of(request: api.SubmitRequest) -> Submission:
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
         deadline_ms=ms_of(request.deadline, "deadline") if request.HasField("deadline") else None,
         labels=dict(request.labels),
+        trace=trace,
         max_retries=retry.max_retries if retry.HasField("max_retries") else -1,
         initial_delay_ms=_override(retry, "initial_delay"),
         timeout_ms=_override(retry, "timeout"),

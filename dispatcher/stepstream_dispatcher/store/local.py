@@ -129,6 +129,11 @@ class LocalStore:
         work = partial(reads.settled, task_id=task_id, step=step, now_ms=self.now_ms())
         return await self._database.run(work)
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.traces."""
+        work = partial(reads.traces, task_ids=task_ids, now_ms=self.now_ms())
+        return await self._database.run(work)
+
     async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
         """See Store.keep_pipelines."""
         statement = "REPLACE INTO pipelines (version, definition) VALUES (?, ?)"

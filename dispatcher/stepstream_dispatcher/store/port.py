@@ -199,6 +199,9 @@ class Store(Protocol):
     async def settled(self, task_id: str, step: str) -> str:
         """The lease token by which a worker settled a step last; empty when none did."""
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """Read the `trace` field of tasks' data, in order; empty where there is none."""
+
     async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
         """Store definitions by "name@version" for as long as tasks may need them."""
 

@@ -164,6 +164,10 @@ class RedisStore:
         """See Store.settled."""
         return await self._reads.settled(task_id, step)
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.traces."""
+        return await self._reads.traces(task_ids)
+
     async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
         """See Store.keep_pipelines."""
         pairs = [part for pair in definitions.items() for part in pair]

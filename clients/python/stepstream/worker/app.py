@@ -18,9 +18,11 @@ from types import FrameType
 
 import structlog
 
+from stepstream._telemetry import WORKER_SERVICE
 from stepstream.errors import InternalError, StepstreamError
 from stepstream.session import STREAM_AGE_S
 from stepstream.settings import SettingsError, read
+from stepstream.telemetry import open_telemetry
 from stepstream.worker._frames import Identity
 from stepstream.worker.desk import Handlers
 from stepstream.worker.lag import LagMeter
@@ -32,6 +34,7 @@ from stepstream.worker.registry import RunsIn, Step, steps_by_name
 from stepstream.worker.runner import Command, Runner
 from stepstream.worker.settings import WorkerSettings, default_name
 from stepstream.worker.targets import target_of
+from stepstream.worker.tracing import AttemptSpans
 
 __all__ = ["Worker"]
 
@@ -135,18 +138,30 @@ class Worker:
         settings = read(WorkerSettings)
         slots = self._slots or settings.slots
         lag = LagMeter(asyncio.get_running_loop())
+        identity = self._identity(settings)
+        telemetry = open_telemetry(service=WORKER_SERVICE, instance=identity.name)
+        spans = AttemptSpans(telemetry, identity.name)
+
+        def gone() -> None:
+            spans.close()
+            if leaves_process:
+                self._gone()
+
         async with asyncio.TaskGroup() as group:
-            thread = _LinkThread(self._gone if leaves_process else _nothing)
-            runner = Runner(self._steps, slots, group, lambda *end: to_link.put(Ended(*end)))
+            thread = _LinkThread(gone)
+            runner = Runner(
+                self._steps, slots, group, lambda *end: to_link.put(Ended(*end)), spans.begin
+            )
             to_handlers: Mailbox[Command] = Mailbox(asyncio.get_running_loop(), runner.handle)
             handlers = Handlers(
                 slots=slots,
                 send=to_handlers.put,
                 moved=lambda attempt: to_link.put(Moved(attempt)),
                 loop_lag_s=lag.lag_s,
+                spans=spans,
             )
             link = Link(
-                self._identity(settings),
+                identity,
                 self._addresses(settings),
                 handlers,
                 stream_age_s=self.stream_age_s,
@@ -245,10 +260,6 @@ def _refuse_step_process() -> None:
             "a step's process imports the program that defines the step, and must not start a "
             'worker there: put `Worker(...).run()` under `if __name__ == "__main__":`'
         )
-
-
-def _nothing() -> None:
-    """What to do at the end of a link in a process that is not ours to end."""
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
@@ -60,15 +61,22 @@ class Runner:
         slots: The most handlers at once, wherever they run.
         group: Parent of the async handlers' tasks; lives on the loop that `handle` is called on.
         ended: Called once for each attempt, from any thread, with its result.
+        begin: Called when an attempt begins; returns the context that its handler runs in.
     """
 
     def __init__(
-        self, steps: Mapping[str, Step], slots: int, group: asyncio.TaskGroup, ended: Ended
+        self,
+        steps: Mapping[str, Step],
+        slots: int,
+        group: asyncio.TaskGroup,
+        ended: Ended,
+        begin: Callable[[Attempt], Context] = lambda _: copy_context(),
     ) -> None:
         self._steps = steps
         self._slots = slots
         self._group = group
         self._ended = ended
+        self._begin = begin
         self._threads = ThreadPool(slots, "stepstream-step")
         apart = [target_of(one) for one in steps.values() if one.runs_in is RunsIn.PROCESS]
         self._processes = ProcessPool(slots, apart)
@@ -123,13 +131,16 @@ class Runner:
             self._running[attempt.token] = self._executors[step.runs_in](attempt, step)
 
     def _start_on_loop(self, attempt: Attempt, step: Step) -> Stop:
-        return self._group.create_task(self._drive(attempt, step)).cancel
+        context = self._begin(attempt)
+        return self._group.create_task(self._drive(attempt, step), context=context).cancel
 
     def _start_in_thread(self, attempt: Attempt, step: Step) -> Stop:
-        self._threads.submit(partial(self._drive_in_thread, attempt, step))
+        context = self._begin(attempt)
+        self._threads.submit(partial(context.run, self._drive_in_thread, attempt, step))
         return _wait_for_it
 
     def _start_in_process(self, attempt: Attempt, _step: Step) -> Stop:
+        self._begin(attempt)
         self._processes.submit(attempt, partial(self._end_elsewhere, attempt))
         return partial(self._processes.stop, attempt)
 
