@@ -57,7 +57,7 @@ def submission_of(request: api.SubmitRequest) -> Submission:
     retry = request.retry
     return Submission(
         pipeline=request.pipeline,
-        input=request.input.SerializeToString() if request.HasField("input") else b"",
+        input=request.input.SerializeToString(deterministic=True) if request.HasField("input") else b"",
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
         labels=dict(request.labels),
