@@ -22,9 +22,10 @@ from stepstream_dispatcher.rpc.json_calls import json_calls, json_schemas
 from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
 from stepstream_dispatcher.rpc.worker_service import WorkerService
-from tests.support.engine import Dispatcher, database
+from stepstream_dispatcher.store.local_database import LocalDatabase
+from tests.support.engine import Dispatcher
 
-__all__ = ["LIMITS", "Answer", "Edge", "exchange", "serving_edge", "serving_grpc"]
+__all__ = ["LIMITS", "Answer", "Edge", "exchange", "refused", "serving_edge", "serving_grpc"]
 
 LIMITS = IntakeLimits(body_bytes=2 * (1 << 20) + 65_536)
 LIMIT_S = 20.0
@@ -52,7 +53,8 @@ async def serving_edge(limits: IntakeLimits = LIMITS) -> AsyncIterator[Edge]:
     listener = open_listener("127.0.0.1:0")
     port = listener.getsockname()[1]
     stop = asyncio.Event()
-    async with Dispatcher(database(), "committer", "settling", "feeder") as dispatcher:
+    shared = LocalDatabase(outlives_stores=True)
+    async with Dispatcher(shared, "committer", "settling", "feeder") as dispatcher:
         engine = dispatcher.engine
         calls = json_calls(DispatcherService(engine), OperatorService(), engine.desk)
         app = build_app(engine.stats, engine.ready, api_routes(calls, json_schemas(), limits))
@@ -65,6 +67,7 @@ async def serving_edge(limits: IntakeLimits = LIMITS) -> AsyncIterator[Edge]:
                 yield Edge(dispatcher, port, http)
             finally:
                 stop.set()
+    shared.close()
 
 
 @asynccontextmanager
@@ -113,3 +116,12 @@ def _answer(received: bytes) -> Answer:
     pairs = (line.partition(":") for line in lines)
     headers = {name.lower(): value.strip() for name, _, value in pairs}
     return Answer(int(first.split()[1]), headers, body)
+
+
+def refused(response: httpx.Response, status: int, reason: str, field: str | None) -> None:
+    """See that an answer is this problem."""
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (response.status_code, problem["status"]) == (status, status), response.text
+    assert (problem["reason"], problem.get("field")) == (reason, field)
+    assert problem["type"] == f"urn:stepstream:problem:{reason}"

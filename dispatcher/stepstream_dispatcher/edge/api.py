@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,11 +21,16 @@ from stepstream_dispatcher.edge.routes import OPERATIONS, Operation
 
 __all__ = ["Calls", "Schemas", "api_routes"]
 
-# By name: takes the request as JSON and the bytes that it came in, gives the answer as JSON.
-Calls = Mapping[str, Callable[[Mapping[str, Any], int], Awaitable[dict[str, Any]]]]
+# By name: takes the request as JSON, the bytes that it came in and the trace context, gives the
+# answer as JSON.
+Calls = Mapping[
+    str,
+    Callable[[Mapping[str, Any], int, Sequence[tuple[str, str]]], Awaitable[dict[str, Any]]],
+]
 Schemas = Mapping[str, Mapping[str, Any]]
 
 _KEY: Final = "Idempotency-Key"
+_TRACE: Final = ("traceparent", "tracestate")
 
 
 def api_routes(calls: Calls, schemas: Schemas, limits: IntakeLimits) -> list[Route]:
@@ -55,7 +60,8 @@ async def _serve(
     with intake.admitted(limit if announced is None else min(announced, limit)):
         fields = _parameters(operation, request)
         body = await intake.read(request, limit) if limit else b""
-        answer = await calls[operation.call](_joined(operation, fields, body), len(body))
+        joined = _joined(operation, fields, body)
+        answer = await calls[operation.call](joined, len(body), _trace(request))
     return _response(operation, answer)
 
 
@@ -80,6 +86,11 @@ def _parameters(operation: Operation, request: Request) -> dict[str, Any]:
         names["request_id"] = _KEY
         fields["request_id"] = _key(request.headers.getlist(_KEY))
     return fields
+
+
+def _trace(request: Request) -> list[tuple[str, str]]:
+    """The trace context, by the headers that gRPC has as metadata too."""
+    return [(name, request.headers[name]) for name in _TRACE if name in request.headers]
 
 
 def _key(values: list[str]) -> str:

@@ -57,7 +57,9 @@ def submission_of(request: api.SubmitRequest) -> Submission:
     retry = request.retry
     return Submission(
         pipeline=request.pipeline,
-        input=request.input.SerializeToString(deterministic=True) if request.HasField("input") else b"",
+        input=request.input.SerializeToString(deterministic=True)
+        if request.HasField("input")
+        else b"",
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
         labels=dict(request.labels),
@@ -65,6 +67,11 @@ def submission_of(request: api.SubmitRequest) -> Submission:
         initial_delay_ms=_override(retry, "initial_delay"),
         timeout_ms=_override(retry, "timeout"),
     )
+
+
+def _serialized(payload: pb.Payload) -> bytes:
+    """The same bytes in every process, for the hash of the input; else keys have no order."""
+    return payload.SerializeToString(deterministic=True)
 
 
 def _override(retry: api.RetryOverride, name: str) -> int:

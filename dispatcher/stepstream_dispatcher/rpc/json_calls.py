@@ -7,7 +7,7 @@ wire, so that both give the same answer. Errors leave as they were raised.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -27,7 +27,8 @@ from stepstream_dispatcher.rpc.transcoding.writer import written
 
 __all__ = ["CALLS", "JsonCall", "json_calls", "json_schemas"]
 
-JsonCall = Callable[[Mapping[str, Any], int], Awaitable[dict[str, Any]]]
+Metadata = Sequence[tuple[str, str]]
+JsonCall = Callable[[Mapping[str, Any], int, Metadata], Awaitable[dict[str, Any]]]
 
 # Above this, JSON is converted in a thread: 1 MiB of small numbers takes a third of a second.
 _INLINE_BYTES_MAX: Final = 65_536
@@ -46,19 +47,25 @@ CALLS: Final[Mapping[str, Any]] = {
 class _HttpContext:
     """What a method may ask of its call, when it came by HTTP."""
 
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = tuple(metadata)
+
     def time_remaining(self) -> float | None:
         """HTTP has no deadline."""
         return None
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        """No metadata."""
-        return ()
+        """The headers that mean the same as metadata of gRPC."""
+        return self._metadata
 
 
 def json_calls(
     dispatcher: DispatcherService, operator: OperatorService, desk: Desk
 ) -> dict[str, JsonCall]:
-    """The calls by name; each takes the request and the bytes that it was read from, about."""
+    """The calls by name.
+
+    Each takes the request, the bytes that it was read from, and what gRPC would have as metadata.
+    """
     servicers = {dispatcher_api: dispatcher, operator_api: operator}
     calls: dict[str, JsonCall] = {
         name: partial(_call, getattr(servicers[module], name), getattr(module, f"{name}Request"))
@@ -87,13 +94,14 @@ async def _call(
     kind: type[Message],
     body: Mapping[str, Any],
     size: int,
+    metadata: Metadata,
 ) -> dict[str, Any]:
     request = kind()
     if size > _INLINE_BYTES_MAX:
         await asyncio.to_thread(fill, request, body)
     else:
         fill(request, body)
-    answer = await method(request, _HttpContext())
+    answer = await method(request, _HttpContext(metadata))
     if answer.ByteSize() > _INLINE_BYTES_MAX:
         return await asyncio.to_thread(written, answer)
     return written(answer)
@@ -119,7 +127,9 @@ async def _dead_letters(
     )
 
 
-async def _history(desk: Desk, request: Mapping[str, Any], _size: int) -> dict[str, Any]:
+async def _history(
+    desk: Desk, request: Mapping[str, Any], _size: int, _metadata: Metadata
+) -> dict[str, Any]:
     """The kept events of a task, as WatchTask sends them; without waiting for more."""
     task_id = request["task_id"]
     answer: dict[str, Any] = {"taskId": task_id, "events": []}
