@@ -15,6 +15,9 @@ from tests.support.headings import HEADINGS, heading_of
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
+WHOLE_SYSTEM = {"integration", "interop"}  # the suites that stand under headings
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of one server for the whole session; tests share it by `key_prefix`."""
@@ -35,7 +38,8 @@ def key_prefix() -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Counts the tests of the whole system under their headings."""
     passed = (report.nodeid for report in terminalreporter.getreports("passed"))
-    modules = (Path(nodeid.partition("::")[0]).stem for nodeid in passed)
+    paths = (Path(nodeid.partition("::")[0]) for nodeid in passed)
+    modules = (path.stem for path in paths if path.parent.name in WHOLE_SYSTEM)
     counts = Counter(filter(None, map(heading_of, modules)))
     if counts:
         terminalreporter.section("whole system, passed", sep="-")

@@ -15,7 +15,9 @@ from stepstream.telemetry import open_telemetry
 from stepstream_dispatcher import _telemetry
 from stepstream_dispatcher.addresses import split_address
 from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError
+from stepstream_dispatcher.edge.api import api_routes
 from stepstream_dispatcher.edge.app import build_app
+from stepstream_dispatcher.edge.bodies import IntakeLimits
 from stepstream_dispatcher.edge.serve import open_listener, serve_http
 from stepstream_dispatcher.engine.engine import Engine, EngineOptions
 from stepstream_dispatcher.engine.metrics import run_metrics
@@ -24,6 +26,7 @@ from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.traces import SpanSink
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.rpc.dispatcher_service import DispatcherService
+from stepstream_dispatcher.rpc.json_calls import json_calls, json_schemas
 from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
 from stepstream_dispatcher.rpc.worker_service import WorkerService
@@ -113,6 +116,15 @@ def options_of(settings: Settings) -> EngineOptions:
     )
 
 
+def intake_limits_of(settings: Settings) -> IntakeLimits:
+    """The HTTP edge's slice of the settings.
+
+    JSON takes up to twice the bytes of what it says, when a client writes each letter beyond ASCII
+    as an escape; the payload's own limit is held where it is known.
+    """
+    return IntakeLimits(body_bytes=2 * settings.payload_max_bytes + 65_536)
+
+
 async def serve(
     settings: Settings,
     store: Store,
@@ -130,18 +142,17 @@ async def serve(
     """
     leave = stop or _stop_on_signals()
     engine = Engine(store=store, pipelines=pipelines, options=options_of(settings), spans=spans)
-    rpc = RpcServer(
-        dispatcher=DispatcherService(engine),
-        worker=WorkerService(engine),
-        operator=OperatorService(),
-    )
+    dispatcher, operator = DispatcherService(engine), OperatorService()
+    rpc = RpcServer(dispatcher=dispatcher, worker=WorkerService(engine), operator=operator)
     listener = open_listener(settings.http_address)
     grpc_port = await _open(engine, rpc, settings, leave)
     if grpc_port is None:
         listener.close()
         return
     http_port = listener.getsockname()[1]
-    edge = build_app(engine.stats, engine.ready, lambda: engine.home_of("").mode)
+    calls = json_calls(dispatcher, operator, engine.desk)
+    routes = api_routes(calls, json_schemas(), intake_limits_of(settings))
+    edge = build_app(engine.stats, engine.ready, routes, mode=lambda: engine.home_of("").mode)
     http_stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         loops = group.create_task(engine.run())

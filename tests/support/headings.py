@@ -18,7 +18,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_documented_lines",
     ),
     "concurrent processing": ("test_concurrency", "test_two_dispatchers", "test_thread_slots"),
-    "error handling and retries": ("test_retries",),
+    "error handling and retries": ("test_retries", "test_deadlines"),
     "worker failure recovery": (
         "test_kill",
         "test_leaving",
@@ -28,7 +28,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_cut_points",
     ),
     "queue integrity under load": ("test_integrity", "test_redis_restart"),
-    "statistics and monitoring": ("test_statistics",),
+    "statistics and monitoring": ("test_statistics", "test_tracing"),
 }
 
 

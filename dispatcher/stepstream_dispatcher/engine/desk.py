@@ -44,7 +44,7 @@ from stepstream_dispatcher.core.record import (
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.identity import new_task_id
 from stepstream_dispatcher.engine.modes import Home
-from stepstream_dispatcher.engine.watch import SnapshotFrame, WatchHub
+from stepstream_dispatcher.engine.watch import GapFrame, SnapshotFrame, WatchHub
 from stepstream_dispatcher.store.port import IndexPage, Result, Store, Verdict
 
 __all__ = ["Accepted", "Desk", "Listing", "Selection", "Sight"]
@@ -238,6 +238,25 @@ class Desk:
         if record is None:
             raise TaskNotFound(f"no task {task_id}")
         return Sight(task_id=task_id, record=record, data=data)
+
+    async def history(self, task_id: str, *, after: int) -> list[GapFrame | Event]:
+        """Read the kept events with a sequence greater than `after`, oldest first.
+
+        A gap stands first when some of them are no longer kept.
+
+        Raises:
+            InvalidTask, TaskNotFound, StoreUnavailable: See the errors.
+        """
+        check_task_id(task_id)
+        if after < 0:
+            raise InvalidTask("after must not be negative", field="after")
+        events = await self._store.history(task_id, after=after)
+        if not events:
+            await self.get(task_id)
+            return []
+        first = events[0].sequence
+        gap = [GapFrame(after + 1, first)] if first > after + 1 else []
+        return [*gap, *events]
 
     async def wait(self, task_id: str, *, timeout_s: float, through_review: bool) -> Sight | None:
         """Wait until the task has ended or waits for a person; None when time ran out."""

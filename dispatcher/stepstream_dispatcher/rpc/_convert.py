@@ -59,7 +59,9 @@ def submission_of(request: api.SubmitRequest, trace: Mapping[str, str]) -> Submi
     retry = request.retry
     return Submission(
         pipeline=request.pipeline,
-        input=request.input.SerializeToString() if request.HasField("input") else b"",
+        input=request.input.SerializeToString(deterministic=True)
+        if request.HasField("input")
+        else b"",
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
         deadline_ms=ms_of(request.deadline, "deadline") if request.HasField("deadline") else None,
@@ -70,6 +72,11 @@ def submission_of(request: api.SubmitRequest, trace: Mapping[str, str]) -> Submi
         timeout_ms=_override(retry, "timeout"),
         require_durable=request.require_durable,
     )
+
+
+def _serialized(payload: pb.Payload) -> bytes:
+    """The same bytes in every process, for the hash of the input; else keys have no order."""
+    return payload.SerializeToString(deterministic=True)
 
 
 def _override(retry: api.RetryOverride, name: str) -> int:
