@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stepstream.cli.completion import complete_task
 from stepstream.settings import is_address_list
 
 __all__ = ["Address", "AsJson", "DataDir", "Labels", "TaskId", "parse_labels", "parse_seconds"]
@@ -45,7 +46,9 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label; may be given several times."),
 ]
-TaskId = Annotated[str, typer.Argument(metavar="TASK_ID", help="The task.")]
+TaskId = Annotated[
+    str, typer.Argument(metavar="TASK_ID", help="The task.", autocompletion=complete_task)
+]
 
 
 def parse_labels(given: list[str] | None) -> dict[str, str]:

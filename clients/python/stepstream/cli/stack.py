@@ -16,7 +16,16 @@ from stepstream.cli.supervisor import ChildSpec
 from stepstream.cli.valkey import EmbeddedValkey
 from stepstream.settings import child_environment
 
-__all__ = ["DISPATCHER", "WORKER", "Stack", "embedded_valkey", "require", "temporary_dispatcher"]
+__all__ = [
+    "DISPATCHER",
+    "WORKER",
+    "Stack",
+    "embedded_valkey",
+    "is_installed",
+    "missing_parts",
+    "require",
+    "temporary_dispatcher",
+]
 
 DISPATCHER = "stepstream_dispatcher"
 WORKER = "stepstream_worker"
@@ -89,14 +98,23 @@ class Stack:
         )
 
 
+def missing_parts(module: str) -> list[str]:
+    """The libraries of a service that are not installed."""
+    return [name for name in _NEEDS[module] if importlib.util.find_spec(name) is None]
+
+
+def is_installed(module: str) -> bool:
+    """Whether a service can be started."""
+    return not missing_parts(module)
+
+
 def require(module: str) -> None:
     """Checks that the libraries of a service are installed.
 
     Raises:
         CommandError: one is missing; the message says what to install.
     """
-    missing = [name for name in _NEEDS[module] if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_parts(module):
         extra = module.removeprefix("stepstream_")
         words = f"{', '.join(missing)} not installed: pip install 'stepstream[{extra}]'"
         raise CommandError(words, Exit.USAGE)
