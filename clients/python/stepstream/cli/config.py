@@ -1,7 +1,8 @@
 """`stepstream config`: what each setting is, and where it comes from."""
 
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct, convert
 
@@ -17,6 +18,7 @@ __all__ = ["SettingOf", "config", "gather"]
 # Who answers `python -m MODULE --config`, in the order of the table.
 _SERVICES = (("dispatcher", DISPATCHER),)
 _WORKER_PART = "worker"
+_WIDE_COLUMNS = 100
 
 
 class SettingOf(Struct, frozen=True, kw_only=True):
@@ -41,8 +43,7 @@ def config(as_json: AsJson = False) -> None:
     if as_json:
         print_json([_document(each) for each in found])
     elif on_terminal():
-        rows = [(one.setting.name, one.setting.value, _source(one), _rest(one)) for one in found]
-        print_table(("setting", "value", "from", "takes"), rows)
+        _print(found)
     else:
         print_lines([_row(each) for each in found])
 
@@ -90,8 +91,13 @@ def _worker_settings() -> list[Setting]:
     return describe(WorkerSettings)
 
 
-def _source(one: SettingOf) -> str:
-    return "" if one.setting.source == "default" else one.setting.source
+def _print(found: Sequence[SettingOf]) -> None:
+    """Writes the table; the ranges where there is room for them."""
+    columns, rows = ["setting", "value", "from"], [list(_row(one)[:3]) for one in found]
+    if shutil.get_terminal_size().columns >= _WIDE_COLUMNS:
+        columns.append("takes")
+        rows = [[*row, _rest(one)] for row, one in zip(rows, found, strict=True)]
+    print_table(columns, rows, fold=True)
 
 
 def _rest(one: SettingOf) -> str:

@@ -53,7 +53,7 @@ def dead_letters(
         print_lines([_row(task) for task in tasks])
     elif tasks:
         columns = ("task", "step", "error", "since", "what it said")
-        print_table(columns, [_short_row(task) for task in tasks])
+        print_table(columns, [_short_row(task) for task in tasks], fold=True)
         sys.stdout.write(f"\nanother chance: {command_line('redrive', 'TASK_ID')}\n")
     else:
         sys.stdout.write("no task has failed for good\n")
@@ -108,10 +108,12 @@ def redrive(
             _replace_input(client, ids[0], new_text)
         results = _redrive_all(client, ids)
         redriven = [result.task_id for result in results if result.redriven]
-        _report(results, as_json=as_json and not wait)
+        _complain(results)
         ended = list(await_tasks(client, redriven, timeout_s=timeout_s)) if wait else []
     if wait:
         _report_end(ended, as_json=as_json)
+    else:
+        _report(results, as_json=as_json)
     raise typer.Exit(_status(results) or worst(ended))
 
 
@@ -124,7 +126,7 @@ def new_input(text: str, old: Value) -> Value:
     """
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict):
         return value
@@ -193,14 +195,16 @@ def _redrive_all(client: "Client", ids: Sequence[str]) -> list[RedriveResult]:
     ]
 
 
-def _report(results: Sequence[RedriveResult], *, as_json: bool) -> None:
-    if as_json:
-        print_json(results)
-        return
+def _complain(results: Sequence[RedriveResult]) -> None:
     for result in results:
         if not result.redriven:
             complain(f"task {result.task_id} was not started anew: {result.reason}")
-    if on_terminal():
+
+
+def _report(results: Sequence[RedriveResult], *, as_json: bool) -> None:
+    if as_json:
+        print_json(results)
+    elif on_terminal():
         count = sum(result.redriven for result in results)
         sys.stdout.write(f"{count} of {len(results)} started anew\n")
     else:

@@ -60,6 +60,7 @@ _FOREIGN = (
     SettingsError,
     EmbeddedValkeyError,
     CommandError,
+    OSError,  # a directory that cannot be made, a disk that is full
     UnicodeEncodeError,  # of an argument that is not UTF-8, at the border of protobuf
 )
 
@@ -81,6 +82,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # whoever reads us has seen enough: no word about it
         except _FOREIGN as error:
             complain(_words(error))
             raise typer.Exit(_code(error)) from error

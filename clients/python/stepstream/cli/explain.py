@@ -10,9 +10,9 @@ from stepstream.cli.program import command_line
 from stepstream.cli.wording import short_time
 from stepstream.types import ExplainReason, Explanation, Task
 
-__all__ = ["explain"]
+__all__ = ["REASON_NAMES", "explain", "next_command", "span_words"]
 
-_NAMES = {
+REASON_NAMES: dict[str, str] = {
     ExplainReason.RUNNING: "it runs",
     ExplainReason.FINISHED: "it has ended",
     ExplainReason.NO_WORKER: "no worker for it",
@@ -72,8 +72,8 @@ def _print(task: Task, explanation: Explanation) -> None:
     step = f" at {task.step}" if task.step else ""
     console.print(f"task {task.task_id} of {task.pipeline}: ", style="bold", end="")
     console.print(f"{task.state}{step}", style=styled(task.state))
-    name = _NAMES.get(ExplainReason(explanation.reason)) if explanation.reason in _NAMES else None
-    console.print(f"  why    {name or explanation.reason.lower()}: {explanation.message}")
+    name = REASON_NAMES.get(explanation.reason, explanation.reason.lower())
+    console.print(f"  why    {name}: {explanation.message}")
     if task.update_time:
         console.print(f"  since  {short_time(task.update_time)}, {_ago(task.update_time)}")
     if explanation.until:

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 
 from stepstream.cli.output import make_table, on_terminal, print_json, print_lines, screen
-from stepstream.cli.wording import short_time, title_of
+from stepstream.cli.wording import short_time
 from stepstream.types import Task
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["LatestTasks", "follow_all"]
 _ROWS_MAX = 200
 _ROWS_MIN = 5
 _FRAME_LINES = 3  # head, words below, cursor
-_COLUMNS = ("task", "state", "worker", "#progress", "changed", "title")
+_COLUMNS = ("task", "state", "worker", "#progress", "changed", "what")
 
 
 class LatestTasks:
@@ -99,7 +99,7 @@ def _table(latest: LatestTasks) -> Table:
             task.worker,
             _progress(task),
             short_time(task.update_time),
-            title_of(task),
+            task.labels.get("title") or task.pipeline,
         )
         for task in latest.newest_first()
     ]

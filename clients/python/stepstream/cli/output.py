@@ -35,6 +35,8 @@ STATE_STYLES = {
     "connected": "green",
     "draining": "yellow",
     "gone": "red",
+    "environment": "cyan",
+    "default": "dim",
 }
 
 
@@ -64,18 +66,23 @@ def print_lines(rows: Sequence[Sequence[object]]) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, fold: bool = False
+) -> None:
     """Writes a table for people: see `make_table`."""
-    print_grid(make_table(columns, rows))
+    print_grid(make_table(columns, rows, fold=fold))
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def make_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, fold: bool = False
+) -> Table:
     """Makes a table for people.
 
     Args:
         columns: The heads; one that starts with `#` is aligned right. The last one, unless
             aligned right, takes the width that is left and is cut there.
         rows: The cells; a name of a state gets its colour.
+        fold: Whether what is too long for the last column goes on below instead.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
@@ -85,8 +92,8 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Tabl
         table.add_column(
             column.lstrip("#"),
             justify="right" if right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=not (last and fold),
+            overflow="fold" if last and fold else "ellipsis",
             ratio=1 if last else None,
         )
     for row in rows:

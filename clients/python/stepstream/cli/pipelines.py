@@ -67,7 +67,12 @@ def check_pipelines(
 
 
 def _word(file: Path) -> str:
-    """The file as a word that is not taken for an option."""
+    """The file as a word that is not taken for an option.
+
+    Raises:
+        UnicodeEncodeError: its name is not UTF-8, which JSON cannot carry.
+    """
+    str(file).encode()
     return f"./{file}" if str(file).startswith("-") else str(file)
 
 

@@ -50,7 +50,8 @@ class Stack:
     data_dir: Path
     worker_count: int
     slots: int  # of each worker
-    extra: Mapping[str, str]  # more environment, for all
+    extra: Mapping[str, str]  # more environment, for the dispatcher
+    parallel: bool = True  # False: synchronous, without Redis
 
     @property
     def address(self) -> str:
@@ -66,7 +67,7 @@ class Stack:
     def dispatcher_environment(self) -> dict[str, str]:
         """What the dispatcher is told beside what it inherits."""
         return {
-            "USE_PARALLEL_PROCESSING": "true",
+            "USE_PARALLEL_PROCESSING": str(self.parallel).lower(),
             "REDIS_URL": self.redis_url,
             "STEPSTREAM_GRPC_ADDRESS": self.grpc_address,
             "STEPSTREAM_HTTP_ADDRESS": self.http_address,

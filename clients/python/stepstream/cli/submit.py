@@ -196,7 +196,7 @@ def _input(
 def _parse_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--input-json") from error
     if not isinstance(value, dict):
         raise typer.BadParameter("not a JSON object", param_hint="--input-json")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stepstream.cli.exits import Exit, interruptible
 from stepstream.cli.follow import exit_of
-from stepstream.cli.output import screen
+from stepstream.cli.output import printable, screen
 from stepstream.cli.program import command_line
 from stepstream.cli.wording import task_words
 from stepstream.types import Task
@@ -80,4 +80,4 @@ def passing_words() -> Iterator[Callable[[str], None] | None]:
         yield None
         return
     with screen(stderr=True).status("waiting") as status:
-        yield status.update
+        yield lambda words: status.update(printable(words))

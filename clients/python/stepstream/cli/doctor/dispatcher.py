@@ -99,7 +99,7 @@ def _check_calls(address: str) -> Iterator[Finding]:
     try:
         with stepstream.Client(address, timeout_s=_TIMEOUT_S, retry_s=0.0) as client:
             counts = client.stats()
-            yield fine("mode", counts.execution_mode)
+            yield fine("mode", counts.execution_mode.lower().replace("_", " "))
             yield judge_workers({name: one.is_running for name, one in counts.workers.items()})
             yield judge_sdks(client.operator.list_workers(), stepstream.__version__)
     except errors.NotServed:

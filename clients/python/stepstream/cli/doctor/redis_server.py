@@ -46,7 +46,7 @@ def check_redis(url: str, *, needed: bool) -> Iterator[Finding]:
     try:
         facts = read_facts(url)
     except (redis.RedisError, OSError, ValueError) as error:
-        words = f"{shown}: {_first_sentence(error)}"
+        words = f"{shown}: {_last_sentence(error)}"
         if needed:
             advice = "start it, set REDIS_URL, or run: stepstream start --embedded-redis"
             yield bad("redis", words, advice)
@@ -170,5 +170,7 @@ def _ping_ms(server: Any) -> float:
     return (time.monotonic() - began_mono) * 1000
 
 
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def _last_sentence(error: Exception) -> str:
+    """What went wrong, without the address, which stands before it already."""
+    words = " ".join(str(error).split()).rstrip(".")
+    return words.rpartition(". ")[2] or type(error).__name__
