@@ -19,7 +19,7 @@ PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
 TYPED   := $(PACKAGES) tests/support tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
 
-.PHONY: help setup demo dev-parallel start-parallel load test test-parallel test-all \
+.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all \
         check format lint types layers gen gen-check protos lock lock-check fix clean
 
 help: ## Show this list
@@ -31,6 +31,12 @@ setup: $(VENV)/.dev ## Install everything that development needs into .venv
 
 demo: $(VENV)/.run ## Translate the sample documents with two workers and an embedded Valkey
 	@$(BIN)/stepstream demo
+
+dev: $(VENV)/.run ## Run in synchronous mode, without Redis, on data in .stepstream/dev
+	@USE_PARALLEL_PROCESSING=false $(BIN)/stepstream start --data-dir .stepstream/dev
+
+start: $(VENV)/.run ## Run in synchronous mode, without Redis, on data in .stepstream/data
+	@USE_PARALLEL_PROCESSING=false $(BIN)/stepstream start
 
 dev-parallel: $(VENV)/.run ## Run dispatcher and workers on an embedded Valkey
 	@$(BIN)/stepstream start --embedded-redis

@@ -17,14 +17,17 @@ __all__ = [
     "WAIT_CALL_S",
     "Call",
     "cancel",
+    "explain",
     "get",
     "list_",
     "new_request_id",
+    "read_task",
     "review",
     "stats",
     "submit",
     "submit_batch",
     "wait",
+    "watch_tasks",
 ]
 
 T = TypeVar("T")
@@ -82,7 +85,7 @@ def submit_batch(
 def get(task_id: str, *, payloads: bool) -> Call[types.Task]:
     """Read one task."""
     request = pb2.GetTaskRequest(task_id=task_id, include_payloads=payloads)
-    return Call(method="GetTask", request=request, read=_read_task)
+    return Call(method="GetTask", request=request, read=read_task)
 
 
 def list_(
@@ -124,7 +127,7 @@ def wait(
 def cancel(task_id: str, *, reason: str) -> Call[types.Task]:
     """Cancel a task."""
     request = pb2.CancelTaskRequest(task_id=task_id, reason=reason)
-    return Call(method="CancelTask", request=request, read=_read_task)
+    return Call(method="CancelTask", request=request, read=read_task)
 
 
 def review(
@@ -150,13 +153,26 @@ def review(
     )
     if output is not None:
         request.output.CopyFrom(_convert.value_to_payload(output, "output"))
-    return Call(method="DecideReview", request=request, read=_read_task)
+    return Call(method="DecideReview", request=request, read=read_task)
 
 
 def stats() -> Call[types.Stats]:
     """Read the counts."""
     read = _convert.stats_from_message
     return Call(method="GetStats", request=pb2.GetStatsRequest(), read=read)
+
+
+def explain(task_id: str) -> Call[types.Explanation]:
+    """Say why a task is not running."""
+    request = pb2.ExplainTaskRequest(task_id=task_id)
+    return Call(method="ExplainTask", request=request, read=_convert.explanation_from_message)
+
+
+def watch_tasks(
+    *, pipeline: str, states: Sequence[str], labels: Mapping[str, str] | None
+) -> pb2.WatchTasksRequest:
+    """What to open a stream of tasks with."""
+    return pb2.WatchTasksRequest(pipeline=pipeline, states=states, labels=labels or {})
 
 
 def _submit_request(item: types.SubmitItem) -> pb2.SubmitRequest:
@@ -195,7 +211,8 @@ def _decision(word: str) -> pb2.ReviewDecision.ValueType:
     return pb2.ReviewDecision.Value(f"REVIEW_DECISION_{word.upper()}")
 
 
-def _read_task(answer: Any) -> types.Task:
+def read_task(answer: Any) -> types.Task:
+    """Reads an answer that has one task."""
     return _convert.task_from_message(answer.task)
 
 

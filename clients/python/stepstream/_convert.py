@@ -18,18 +18,23 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from stepstream import types
 from stepstream.errors import InvalidTask
 from stepstream.v1 import dispatcher_service_pb2 as service_pb2
+from stepstream.v1 import operator_service_pb2 as operator_pb2
 from stepstream.v1 import task_pb2
 
 __all__ = [
     "DEPTH_MAX",
     "duration_to_seconds",
+    "explanation_from_message",
     "frame_from_message",
     "payload_to_value",
+    "pipeline_from_message",
+    "redriven_from_message",
     "seconds_to_duration",
     "stats_from_message",
     "submitted_from_message",
     "task_from_message",
     "value_to_payload",
+    "worker_from_message",
 ]
 
 DEPTH_MAX = 32  # task.proto, Payload.json; protobuf parsers stop at 100 messages, 3 a level
@@ -175,6 +180,51 @@ def stats_from_message(stats: service_pb2.GetStatsResponse) -> types.Stats:
         execution_mode=_word(task_pb2.ExecutionMode, stats.execution_mode, "EXECUTION_MODE_"),
         time=_time(stats, "time"),
     )
+
+
+def explanation_from_message(answer: service_pb2.ExplainTaskResponse) -> types.Explanation:
+    """Reads the answer to ExplainTask."""
+    return types.Explanation(
+        reason=_word(service_pb2.ExplainReason, answer.reason, "EXPLAIN_REASON_"),
+        message=answer.message,
+        until=_time(answer, "until"),
+    )
+
+
+def worker_from_message(worker: operator_pb2.Worker) -> types.WorkerInfo:
+    """Reads a worker."""
+    return types.WorkerInfo(
+        name=worker.name,
+        instance_id=worker.instance_id,
+        dispatcher_id=worker.dispatcher_id,
+        queues=list(worker.queues),
+        step_types=list(worker.step_types),
+        max_in_flight=worker.max_in_flight,
+        in_flight=worker.in_flight,
+        processed=worker.processed,
+        failed=worker.failed,
+        last_seen_time=_time(worker, "last_seen_time"),
+        sdk=worker.sdk,
+        draining=worker.draining,
+    )
+
+
+def redriven_from_message(result: operator_pb2.RedriveResult) -> types.RedriveResult:
+    """Reads what became of one task of a redrive."""
+    return types.RedriveResult(
+        task_id=result.task_id, redriven=result.redriven, reason=result.reason
+    )
+
+
+def pipeline_from_message(pipeline: operator_pb2.Pipeline) -> types.Pipeline:
+    """Reads a pipeline."""
+    steps = [
+        types.PipelineStep(
+            name=step.name, state=step.state, kind=step.kind, queue=step.queue, on=dict(step.on)
+        )
+        for step in pipeline.steps
+    ]
+    return types.Pipeline(name=pipeline.name, version=pipeline.version, steps=steps)
 
 
 def _event_from_message(event: task_pb2.TaskEvent) -> types.TaskEvent:

@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from stepstream.masking import masked
+
 __all__ = [
     "Address",
     "Addresses",
     "ClientSettings",
     "EditorSettings",
     "LocalSettings",
+    "Setting",
     "SettingsError",
     "TelemetrySettings",
     "child_environment",
+    "describe",
     "is_address_list",
     "read",
 ]
@@ -50,6 +54,19 @@ RedisUrl = Annotated[
 ]
 
 
+_FLAGS = {"yes": "true", "on": "true", "no": "false", "off": "false"}  # words of the dispatcher
+
+
+class Setting(Struct, frozen=True, kw_only=True):
+    """One setting as `stepstream config` shows it."""
+
+    name: str
+    value: str  # what is in force; secrets masked
+    source: str  # environment or default
+    takes: str  # the range in words
+    default: str
+
+
 class SettingsError(ValueError):
     """A setting has a value that cannot be used; the message is one line."""
 
@@ -75,6 +92,7 @@ class LocalSettings(
         "grpc_address": "STEPSTREAM_GRPC_ADDRESS",
         "http_address": "STEPSTREAM_HTTP_ADDRESS",
         "log_format": "STEPSTREAM_LOG_FORMAT",
+        "parallel": "USE_PARALLEL_PROCESSING",
     },
 ):
     """What `stepstream start` reads before it hands the environment on to its processes."""
@@ -87,6 +105,7 @@ class LocalSettings(
     log_format: Annotated[
         Literal["auto", "json", "console"], Meta(description="one of auto, json, console")
     ] = "auto"
+    parallel: Annotated[bool, Meta(description="true or false")] = True  # false: without Redis
 
 
 class EditorSettings(Struct, frozen=True, rename={"visual": "VISUAL", "editor": "EDITOR"}):
@@ -149,6 +168,26 @@ def read(kind: type[SettingsT], environment: Mapping[str, str] | None = None) ->
     return kind(**values)
 
 
+def describe(kind: type[SettingsT], environment: Mapping[str, str] | None = None) -> list[Setting]:
+    """Says of each setting what is in force and where it comes from.
+
+    Raises:
+        SettingsError: one cannot be used.
+    """
+    source = os.environ if environment is None else environment
+    settings, defaults = read(kind, source), kind()
+    return [
+        Setting(
+            name=field.encode_name,
+            value=masked(field.encode_name, _shown(getattr(settings, field.name))),
+            source="environment" if source.get(field.encode_name, "").strip() else "default",
+            takes=_expected(field.type),
+            default=_shown(getattr(defaults, field.name)),
+        )
+        for field in msgspec.structs.fields(kind)
+    ]
+
+
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment to start a process with: ours, with changes."""
     return {**os.environ, **changes}
@@ -165,7 +204,23 @@ def is_address_list(text: str) -> bool:
 
 def _convert(name: str, given: str, kind: Any) -> Any:
     try:
-        return msgspec.convert(given, kind, strict=False)
+        word = _FLAGS.get(given.lower(), given) if get_args(kind)[:1] == (bool,) else given
+        return msgspec.convert(word, kind, strict=False)
     except msgspec.ValidationError as error:
         shown = "(not shown)" if name in _SECRET else repr(given[:_SHOWN_MAX])
-        raise SettingsError(f"{name}: {shown} is not {get_args(kind)[1].description}") from error
+        raise SettingsError(f"{name}: {shown} is not {_expected(kind)}") from error
+
+
+def _expected(kind: Any) -> str:
+    metas = get_args(kind)[1:]
+    return str(metas[0].description) if metas else "a text"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)

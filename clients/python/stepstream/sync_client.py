@@ -14,9 +14,21 @@ from stepstream import _calls, _tracing
 from stepstream._channel import CHANNEL_OPTIONS, Endpoints
 from stepstream._retry import Retry
 from stepstream._status import error_from_rpc
+from stepstream._stubs import stub_of
 from stepstream._watch import Watch
 from stepstream.errors import StepstreamError, Unavailable
-from stepstream.types import Gap, Stats, SubmitItem, Submitted, Task, TaskEvent, TaskPage, Value
+from stepstream.operator_client import Operator
+from stepstream.types import (
+    Explanation,
+    Gap,
+    Stats,
+    SubmitItem,
+    Submitted,
+    Task,
+    TaskEvent,
+    TaskPage,
+    Value,
+)
 from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceStub
 
 __all__ = ["Client"]
@@ -211,6 +223,51 @@ class Client:
             if broken is not None:
                 self._pause(retry, broken)
 
+    def explain(self, task_id: str) -> Explanation:
+        """Says why a task is not running, until when, and what to do.
+
+        Raises:
+            TaskNotFound: there is no such task, or it has expired.
+        """
+        return self._run(_calls.explain(task_id))
+
+    def watch_tasks(
+        self,
+        *,
+        pipeline: str = "",
+        states: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> Iterator[Task]:
+        """Yields each task that matches all the filters after it has changed; never ends by itself.
+
+        What changes faster is yielded in its latest state only. Opens a new stream by itself after
+        a break; read `list` for what changed meanwhile.
+
+        Args:
+            pipeline: Only tasks of this pipeline; empty for all.
+            states: Only tasks in one of these states; empty for all.
+            labels: Only tasks with all these labels.
+
+        Raises:
+            RateLimited: the dispatcher has too many watchers.
+            Unavailable: nobody answered for the client's timeout.
+        """
+        request = _calls.watch_tasks(pipeline=pipeline, states=states, labels=labels)
+        retry: Retry | None = None  # of the present break: a stream may be silent for hours
+        while True:
+            call = self._stub().WatchTasks(request)
+            try:
+                for message in call:
+                    retry = None
+                    yield _calls.read_task(message)
+                broken: Exception = Unavailable("the stream of tasks ended early")
+            except grpc.RpcError as error:
+                broken = error_from_rpc(error, self._endpoints.current)
+            finally:
+                call.cancel()
+            retry = retry or self._retry(self._timeout_s, self._retry_s)
+            self._pause(retry, broken)
+
     def cancel(self, task_id: str, *, reason: str = "") -> Task:
         """Cancels a task; `cancel_requested` while a worker still holds it.
 
@@ -257,6 +314,11 @@ class Client:
         """Reads counts, workers and throughput."""
         return self._run(_calls.stats())
 
+    @property
+    def operator(self) -> Operator:
+        """What operators call: workers, queues, dead letters, pipelines."""
+        return Operator(self._run)
+
     def _run(self, call: _calls.Call[T]) -> T:
         retry = self._retry(call.timeout_s or self._timeout_s, self._retry_s)
         while True:
@@ -287,7 +349,7 @@ class Client:
         address = self._endpoints.current
         if address not in self._stubs:
             channel = self._given or self._open(address)
-            self._stubs[address] = DispatcherServiceStub(channel)
+            self._stubs[address] = stub_of(channel)
         return self._stubs[address]
 
     def _open(self, address: str) -> grpc.Channel:

@@ -11,9 +11,14 @@ __all__ = [
     "FINISHED_STATES",
     "AttemptError",
     "EventType",
+    "ExplainReason",
+    "Explanation",
     "Gap",
     "Phase",
+    "Pipeline",
+    "PipelineStep",
     "QueueStats",
+    "RedriveResult",
     "ReviewDecision",
     "StateStats",
     "Stats",
@@ -24,6 +29,7 @@ __all__ = [
     "TaskPage",
     "TotalStats",
     "Value",
+    "WorkerInfo",
     "WorkerStats",
 ]
 
@@ -234,3 +240,74 @@ class Stats(Struct, frozen=True, kw_only=True):
     retries: int
     execution_mode: str
     time: datetime | None
+
+
+class ExplainReason(StrEnum):
+    """Why a task is where it is; the words of `stepstream.v1.ExplainReason` without prefix."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    NO_WORKER = "NO_WORKER"
+    NO_FREE_SLOT = "NO_FREE_SLOT"
+    QUEUE_PAUSED = "QUEUE_PAUSED"
+    WAITING_UNTIL = "WAITING_UNTIL"
+    AWAITING_REVIEW = "AWAITING_REVIEW"
+    DEADLINE_PASSED = "DEADLINE_PASSED"
+    QUEUED = "QUEUED"
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """Why a task is not running, and until when."""
+
+    reason: str  # a word of ExplainReason: the first that applies
+    message: str  # for a person: what is missing and what to do
+    until: datetime | None  # by the clock of Redis, UTC; None when unknown
+
+
+class WorkerInfo(Struct, frozen=True, kw_only=True):
+    """One worker as an operator sees it."""
+
+    name: str
+    instance_id: str  # its process; new at each start
+    dispatcher_id: str  # who holds its session; empty when it is gone
+    queues: list[str]
+    step_types: list[str]
+    max_in_flight: int  # most attempts that it takes at once
+    in_flight: int  # attempts that it holds
+    processed: int  # step attempts that ended well
+    failed: int  # step attempts that ended badly
+    last_seen_time: datetime | None  # by the clock of Redis, UTC
+    sdk: str  # for example stepstream-python/0.1.0
+    draining: bool  # it has been told to leave
+
+    @property
+    def connected(self) -> bool:
+        """Whether a dispatcher holds its session."""
+        return bool(self.dispatcher_id)
+
+
+class RedriveResult(Struct, frozen=True, kw_only=True):
+    """What became of one task of a redrive."""
+
+    task_id: str
+    redriven: bool  # it is queued again
+    reason: str  # of the refusal, for example TASK_NOT_FOUND; empty when it is queued again
+
+
+class PipelineStep(Struct, frozen=True, kw_only=True):
+    """One step of a pipeline."""
+
+    name: str  # also the step type that a worker serves
+    state: str  # of a task that is at this step
+    kind: str  # worker or human
+    queue: str  # empty for a human step
+    on: dict[str, str]  # outcome to the next step, done or failed
+
+
+class Pipeline(Struct, frozen=True, kw_only=True):
+    """A pipeline that the dispatcher has loaded."""
+
+    name: str
+    version: str  # a digest of its definition
+    steps: list[PipelineStep]  # in order of definition

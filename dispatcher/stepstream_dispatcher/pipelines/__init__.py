@@ -10,7 +10,7 @@ from typing import Final
 from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError
 from stepstream_dispatcher.core.pipeline_file import load
 
-__all__ = ["read_pipelines"]
+__all__ = ["check_files", "read_pipelines"]
 
 _SHIPPED: Final = ("translation.toml",)
 
@@ -30,6 +30,30 @@ def read_pipelines(paths: Iterable[Path] = ()) -> list[Pipeline]:
         for each in load(name, shipped.joinpath(name).read_text(encoding="utf-8"))
     }
     return list((pipelines | _read_files(paths)).values())
+
+
+def check_files(paths: Iterable[Path]) -> tuple[list[tuple[Path, Pipeline]], list[str]]:
+    """Read files as a dispatcher would, and go on behind one that is wrong.
+
+    Returns:
+        Each pipeline with its file, and for each file that is wrong its first error.
+    """
+    found: list[tuple[Path, Pipeline]] = []
+    errors: list[str] = []
+    for path in paths:
+        try:
+            loaded = load(str(path), _read_text(path))
+        except PipelineError as error:
+            errors.append(str(error))
+            continue
+        known = {pipeline.name for _, pipeline in found}
+        errors += [
+            f"{path}:1: a second pipeline named {pipeline.name!r}"
+            for pipeline in loaded
+            if pipeline.name in known
+        ]
+        found += [(path, pipeline) for pipeline in loaded]
+    return found, errors
 
 
 def _read_files(paths: Iterable[Path]) -> dict[str, Pipeline]:

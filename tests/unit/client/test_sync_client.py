@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from inspect import signature
 from queue import Queue
 from typing import Any
 
@@ -9,7 +10,8 @@ import grpc
 import grpc_testing
 import pytest
 
-from stepstream import Client, errors
+from stepstream import AsyncClient, Client, errors
+from stepstream.operator_client import AsyncOperator, Operator
 from stepstream.types import Task, TaskEvent
 from stepstream.v1 import dispatcher_service_pb2 as pb2
 from stepstream.v1.dispatcher_service_pb2 import DESCRIPTOR
@@ -154,13 +156,12 @@ def test_a_real_channel_is_opened_and_closed():
         assert client.get("t1").task_id == "t1"
 
 
-def test_both_clients_have_the_same_surface():
-    from inspect import signature  # noqa: PLC0415
-
-    from stepstream import AsyncClient  # noqa: PLC0415
-
-    names = {name for name in vars(AsyncClient) if not name.startswith("_")}
-    assert names == {name for name in vars(Client) if not name.startswith("_")}
-    for name in names:
-        asynchronous, synchronous = getattr(AsyncClient, name), getattr(Client, name)
-        assert signature(asynchronous).parameters == signature(synchronous).parameters
+@pytest.mark.parametrize(
+    ("asynchronous", "synchronous"), [(AsyncClient, Client), (AsyncOperator, Operator)]
+)
+def test_both_clients_have_the_same_surface(asynchronous, synchronous):
+    names = {name for name in vars(asynchronous) if not name.startswith("_")}
+    assert names == {name for name in vars(synchronous) if not name.startswith("_")}
+    for name in names - {"operator"}:
+        one, other = getattr(asynchronous, name), getattr(synchronous, name)
+        assert signature(one).parameters == signature(other).parameters

@@ -12,6 +12,7 @@ import typer
 
 from stepstream.cli.demo_show import Outcome, show_demo
 from stepstream.cli.exits import Exit, complain
+from stepstream.cli.options import check_directory
 from stepstream.cli.probe import free_address
 from stepstream.cli.samples import Document, find_samples, load_documents
 from stepstream.cli.stack import DISPATCHER, WORKER, Stack, embedded_valkey, require
@@ -31,7 +32,10 @@ def demo(
     data_dir: Annotated[
         Path,
         typer.Option(
-            "--data-dir", metavar="DIR", file_okay=False, help="Where the data stays afterwards."
+            "--data-dir",
+            metavar="DIR",
+            callback=check_directory,
+            help="Where the data stays afterwards.",
         ),
     ] = Path(".stepstream/demo"),
     keep_running: Annotated[

@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import ParamSpec
 
@@ -12,7 +13,7 @@ from stepstream import errors
 from stepstream.cli.valkey import EmbeddedValkeyError
 from stepstream.settings import SettingsError
 
-__all__ = ["EPILOG", "CommandError", "Exit", "complain", "guarded"]
+__all__ = ["EPILOG", "CommandError", "Exit", "complain", "guarded", "interruptible"]
 
 P = ParamSpec("P")
 
@@ -35,7 +36,7 @@ MEANINGS = {
     Exit.OK: "it went well",
     Exit.FAILED: "it failed or was refused",
     Exit.USAGE: "wrong usage or configuration",
-    Exit.NOT_FOUND: "no such task",
+    Exit.NOT_FOUND: "no such task, worker or queue",
     Exit.UNAVAILABLE: "the dispatcher or its Redis cannot be reached",
     Exit.TASK_FAILED: "the task that was waited for failed or was cancelled",
     Exit.TIMEOUT: "the time ran out",
@@ -59,6 +60,16 @@ _FOREIGN = (
     SettingsError,
     EmbeddedValkeyError,
     CommandError,
+    OSError,  # a directory that cannot be made, a disk that is full
+    UnicodeEncodeError,  # of an argument that is not UTF-8, at the border of protobuf
+)
+
+_STATUSES: tuple[tuple[type[Exception], Exit], ...] = (
+    (errors.Unavailable, Exit.UNAVAILABLE),
+    (errors.InvalidTask, Exit.USAGE),
+    (TimeoutError, Exit.TIMEOUT),
+    (SettingsError, Exit.USAGE),
+    (UnicodeEncodeError, Exit.USAGE),
 )
 
 
@@ -71,11 +82,23 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # whoever reads us has seen enough: no word about it
         except _FOREIGN as error:
             complain(_words(error))
             raise typer.Exit(_code(error)) from error
 
     return run
+
+
+@contextmanager
+def interruptible(words: str) -> Iterator[None]:
+    """Says at a Ctrl-C what goes on without the one who waited, and ends with status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{words}\n")
+        raise typer.Exit(Exit.INTERRUPTED) from None
 
 
 def complain(message: str) -> None:
@@ -86,22 +109,16 @@ def complain(message: str) -> None:
 
 
 def _code(error: Exception) -> Exit:
-    match error:
-        case CommandError():
-            return error.code
-        case errors.TaskNotFound():
-            return Exit.NOT_FOUND
-        case errors.Unavailable():
-            return Exit.UNAVAILABLE
-        case TimeoutError():
-            return Exit.TIMEOUT
-        case SettingsError():
-            return Exit.USAGE
-        case _:
-            return Exit.FAILED
+    if isinstance(error, CommandError):
+        return error.code
+    if isinstance(error, errors.StepstreamError) and error.status == "NOT_FOUND":
+        return Exit.NOT_FOUND
+    return next((code for kind, code in _STATUSES if isinstance(error, kind)), Exit.FAILED)
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "an argument is not UTF-8 text"
     # The class itself, not its children: those speak for a dispatcher that was reached.
     if type(error) is errors.Unavailable:
         return f"{error}: start it with `stepstream start`, or say where it is with --address"

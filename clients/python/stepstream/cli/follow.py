@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from stepstream.cli.exits import Exit
-from stepstream.cli.output import on_terminal, print_json, screen, styled
+from stepstream.cli.output import on_terminal, print_json, printable, screen, styled
 from stepstream.cli.wording import event_words, short_time
 from stepstream.types import Gap, Task, TaskEvent
 
@@ -89,7 +89,7 @@ def _passing_line(console: Console, *, live: bool) -> Iterator[Callable[[str], N
         yield lambda _words: None
         return
     with console.status("waiting") as status:
-        yield status.update
+        yield lambda words: status.update(printable(words))
 
 
 def _line(frame: Frame) -> Text:

@@ -1,22 +1,60 @@
 """The options that several commands share."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stepstream.cli.completion import complete_task
 from stepstream.settings import is_address_list
 
-__all__ = ["Address", "AsJson", "DataDir", "Labels", "TaskId", "parse_labels", "parse_seconds"]
+__all__ = [
+    "Address",
+    "AsJson",
+    "DataDir",
+    "Labels",
+    "TaskId",
+    "check_directory",
+    "check_name",
+    "parse_labels",
+    "parse_seconds",
+]
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)?")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as the worker protocol has it
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def check_directory(value: Path | None) -> Path | None:
+    """Lets a directory pass that is there or can be made.
+
+    Raises:
+        typer.BadParameter: something else has the name of it, or of one above it.
+    """
+    for place in (value, *value.absolute().parents) if value else ():
+        if os.path.lexists(place):
+            if place.is_dir():
+                return value
+            raise typer.BadParameter(f"{str(place)!r} is not a directory")
+    return value
 
 
 def _check_address(value: str | None) -> str | None:
     if value is not None and not is_address_list(value):
         raise typer.BadParameter(f"{value!r} is not host:port")
+    return value
+
+
+def check_name(value: str | None) -> str | None:
+    """Lets a name of a worker or a queue pass.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if value is not None and _NAME.fullmatch(value) is None:
+        raise typer.BadParameter(f"{value!r} is not 1 to 64 characters of A-Z a-z 0-9 . _ -")
     return value
 
 
@@ -36,7 +74,7 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         metavar="DIR",
-        file_okay=False,
+        callback=check_directory,
         help="Work on the data that `demo` or `start --embedded-redis` left in this directory: "
         "starts what is needed and stops it again.",
     ),
@@ -45,7 +83,9 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label; may be given several times."),
 ]
-TaskId = Annotated[str, typer.Argument(metavar="TASK_ID", help="The task.")]
+TaskId = Annotated[
+    str, typer.Argument(metavar="TASK_ID", help="The task.", autocompletion=complete_task)
+]
 
 
 def parse_labels(given: list[str] | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Writes what commands found: tables on a terminal, lines in a pipe, JSON on request."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +12,13 @@ from rich.text import Text
 
 __all__ = [
     "STATE_STYLES",
+    "make_table",
     "on_terminal",
     "print_grid",
     "print_json",
     "print_lines",
     "print_table",
+    "printable",
     "screen",
     "styled",
 ]
@@ -29,7 +32,15 @@ STATE_STYLES = {
     "done": "green",
     "failed": "bold red",
     "cancelled": "red",
+    "connected": "green",
+    "draining": "yellow",
+    "gone": "red",
+    "environment": "cyan",
+    "default": "dim",
 }
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def screen(*, stderr: bool = False) -> Console:
@@ -55,13 +66,23 @@ def print_lines(rows: Sequence[Sequence[object]]) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Writes a table for people.
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, fold: bool = False
+) -> None:
+    """Writes a table for people: see `make_table`."""
+    print_grid(make_table(columns, rows, fold=fold))
+
+
+def make_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, fold: bool = False
+) -> Table:
+    """Makes a table for people.
 
     Args:
         columns: The heads; one that starts with `#` is aligned right. The last one, unless
             aligned right, takes the width that is left and is cut there.
         rows: The cells; a name of a state gets its colour.
+        fold: Whether what is too long for the last column goes on below instead.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
@@ -71,18 +92,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_column(
             column.lstrip("#"),
             justify="right" if right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=not (last and fold),
+            overflow="fold" if last and fold else "ellipsis",
             ratio=1 if last else None,
         )
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
-    print_grid(table)
+    return table
 
 
 def print_grid(table: Table) -> None:
     """Writes a table as wide as the terminal."""
     Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def printable(text: str) -> str:
+    """A text that cannot steer a terminal: escapes, controls and turned writing direction out."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def styled(state: str) -> str:
@@ -91,5 +117,5 @@ def styled(state: str) -> str:
 
 
 def _cell(cell: object) -> Text:
-    text = str(cell)
+    text = printable(str(cell))
     return Text(text, style=styled(text))

@@ -8,9 +8,10 @@ import http.client
 import json
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Roster", "dialable", "free_address", "is_ready", "is_taken"]
+__all__ = ["Answer", "Roster", "dialable", "fetch", "free_address", "is_ready", "is_taken"]
 
 _TIMEOUT_S = 1.0
 _CACHED_S = 0.05
@@ -64,6 +65,20 @@ class Roster:
 
 def _get(http_address: str, path: str) -> dict[str, Any] | None:
     """The JSON object at a path; None when the answer is none, or not 200."""
+    answer = fetch(http_address, path)
+    return answer.body if answer and answer.status == http.client.OK else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back over HTTP."""
+
+    status: int
+    body: dict[str, Any]
+
+
+def fetch(http_address: str, path: str) -> Answer | None:
+    """The JSON object at a path, whatever its status; None when there is none."""
     connection = http.client.HTTPConnection(dialable(http_address), timeout=_TIMEOUT_S)
     try:
         connection.request("GET", path)
@@ -73,4 +88,4 @@ def _get(http_address: str, path: str) -> dict[str, Any] | None:
         return None
     finally:
         connection.close()
-    return body if response.status == http.client.OK and isinstance(body, dict) else None
+    return Answer(status=response.status, body=body) if isinstance(body, dict) else None

@@ -12,7 +12,7 @@ import typer
 
 import stepstream
 from stepstream.cli.exits import CommandError, Exit
-from stepstream.cli.options import Address
+from stepstream.cli.options import Address, check_name
 from stepstream.cli.stack import DISPATCHER, WORKER, require
 from stepstream.settings import child_environment
 
@@ -32,6 +32,12 @@ def dispatcher() -> None:
     _become(DISPATCHER, {})
 
 
+def _check_names(values: list[str] | None) -> list[str] | None:
+    for value in values or []:
+        check_name(value)
+    return values
+
+
 def worker(
     *,
     target: Annotated[
@@ -43,14 +49,22 @@ def worker(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Its name; by default made from the host's.")
+        str | None,
+        typer.Option(
+            "--name", callback=check_name, help="Its name; by default made from the host's."
+        ),
     ] = None,
     slots: Annotated[
         int | None, typer.Option("--slots", min=1, max=1000, help="Attempts at once; 3 by default.")
     ] = None,
     queue: Annotated[
         list[str] | None,
-        typer.Option("--queue", "-q", help="Queue to be fed from; may be given several times."),
+        typer.Option(
+            "--queue",
+            "-q",
+            callback=_check_names,
+            help="Queue to be fed from; may be given several times.",
+        ),
     ] = None,
     address: Address = None,
 ) -> None:
@@ -134,6 +148,8 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _is_importable(name: str) -> bool:
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
     try:
         return importlib.util.find_spec(name) is not None
     except (ModuleNotFoundError, ValueError):

@@ -1,10 +1,7 @@
 """`stepstream review`: shows what waits for a person, and takes the decision."""
 
 import getpass
-import shlex
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepstream.cli.connect import connected
-from stepstream.cli.exits import CommandError
+from stepstream.cli.editor import edit_text
 from stepstream.cli.options import Address, AsJson, DataDir
 from stepstream.cli.output import (
     on_terminal,
@@ -28,7 +25,6 @@ from stepstream.cli.program import command_line
 from stepstream.cli.tasks import pages
 from stepstream.cli.texts import read_text
 from stepstream.cli.wording import finding_words, short_time, title_of, value_text, verdict_of
-from stepstream.settings import EditorSettings, read
 from stepstream.types import Task, Value
 
 if TYPE_CHECKING:
@@ -223,7 +219,7 @@ def _ask(task: Task) -> Decision | None:
             case "a":
                 return Decision(word="approved")
             case "e":
-                edited = _edit(value_text(_proposal(task)))
+                edited = edit_text(value_text(_proposal(task)), "translation.txt")
                 if edited is not None:
                     return Decision(word="edited", text=edited)
                 sys.stdout.write("nothing was changed\n")
@@ -231,17 +227,3 @@ def _ask(task: Task) -> Decision | None:
                 return Decision(word="rejected", feedback=typer.prompt("what is to be done better"))
             case "q":
                 return None
-
-
-def _edit(text: str) -> str | None:
-    """Opens the text in the person's editor; None when it comes back unchanged."""
-    editor = read(EditorSettings).command
-    with tempfile.TemporaryDirectory(prefix="stepstream-review-") as directory:
-        path = Path(directory, "translation.txt")
-        path.write_text(text, encoding="utf-8")
-        try:
-            subprocess.run([*shlex.split(editor), str(path)], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise CommandError(f"the editor {editor!r} failed; set EDITOR") from error
-        edited = path.read_text(encoding="utf-8")
-    return None if edited == text else edited

@@ -16,7 +16,16 @@ from stepstream.cli.supervisor import ChildSpec
 from stepstream.cli.valkey import EmbeddedValkey
 from stepstream.settings import child_environment
 
-__all__ = ["DISPATCHER", "WORKER", "Stack", "embedded_valkey", "require", "temporary_dispatcher"]
+__all__ = [
+    "DISPATCHER",
+    "WORKER",
+    "Stack",
+    "embedded_valkey",
+    "is_installed",
+    "missing_parts",
+    "require",
+    "temporary_dispatcher",
+]
 
 DISPATCHER = "stepstream_dispatcher"
 WORKER = "stepstream_worker"
@@ -41,7 +50,8 @@ class Stack:
     data_dir: Path
     worker_count: int
     slots: int  # of each worker
-    extra: Mapping[str, str]  # more environment, for all
+    extra: Mapping[str, str]  # more environment, for the dispatcher
+    parallel: bool = True  # False: synchronous, without Redis
 
     @property
     def address(self) -> str:
@@ -57,7 +67,7 @@ class Stack:
     def dispatcher_environment(self) -> dict[str, str]:
         """What the dispatcher is told beside what it inherits."""
         return {
-            "USE_PARALLEL_PROCESSING": "true",
+            "USE_PARALLEL_PROCESSING": str(self.parallel).lower(),
             "REDIS_URL": self.redis_url,
             "STEPSTREAM_GRPC_ADDRESS": self.grpc_address,
             "STEPSTREAM_HTTP_ADDRESS": self.http_address,
@@ -89,14 +99,23 @@ class Stack:
         )
 
 
+def missing_parts(module: str) -> list[str]:
+    """The libraries of a service that are not installed."""
+    return [name for name in _NEEDS[module] if importlib.util.find_spec(name) is None]
+
+
+def is_installed(module: str) -> bool:
+    """Whether a service can be started."""
+    return not missing_parts(module)
+
+
 def require(module: str) -> None:
     """Checks that the libraries of a service are installed.
 
     Raises:
         CommandError: one is missing; the message says what to install.
     """
-    missing = [name for name in _NEEDS[module] if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_parts(module):
         extra = module.removeprefix("stepstream_")
         words = f"{', '.join(missing)} not installed: pip install 'stepstream[{extra}]'"
         raise CommandError(words, Exit.USAGE)

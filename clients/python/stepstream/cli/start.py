@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
-from stepstream.cli.exits import CommandError
+from stepstream.cli.exits import CommandError, Exit
+from stepstream.cli.options import check_directory
 from stepstream.cli.output import on_terminal
 from stepstream.cli.probe import dialable, is_taken
 from stepstream.cli.stack import DISPATCHER, WORKER, Stack, embedded_valkey, require
 from stepstream.cli.supervisor import ChildSpec, Supervisor, print_line
-from stepstream.settings import LocalSettings, read
+from stepstream.settings import LocalSettings, describe, read
 
 __all__ = ["start"]
 
 _GRACE_S = 35.0  # a service gives its own steps 30 s
 _DATA_DIR = Path(".stepstream/data")
+_ONE = frozenset({"WORKER_COUNT", "MAX_CONCURRENT_TASKS"})  # in synchronous mode
 
 
 def start(
@@ -28,10 +31,16 @@ def start(
         ),
     ] = False,
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", metavar="DIR", help="Where data is kept.", file_okay=False)
+        Path,
+        typer.Option(
+            "--data-dir", metavar="DIR", callback=check_directory, help="Where data is kept."
+        ),
     ] = _DATA_DIR,
 ) -> None:
     """Run a dispatcher and WORKER_COUNT workers, and start again what dies.
+
+    With USE_PARALLEL_PROCESSING=false it is synchronous mode: a dispatcher on a database in the
+    data directory, without Redis, and one worker that does one step at a time.
 
     Settings come from the environment: REDIS_URL, WORKER_COUNT (2), MAX_CONCURRENT_TASKS (3 slots
     for each worker), STEPSTREAM_GRPC_ADDRESS, STEPSTREAM_HTTP_ADDRESS and those of the dispatcher.
@@ -40,10 +49,13 @@ def start(
     Examples:
       stepstream start --embedded-redis
       REDIS_URL=redis://localhost:6379 WORKER_COUNT=4 stepstream start
+      USE_PARALLEL_PROCESSING=false stepstream start
     """
     settings = read(LocalSettings)
     require(DISPATCHER)
     require(WORKER)
+    if not settings.parallel:
+        settings = _synchronous(settings, embedded_redis=embedded_redis)
     _check_free(settings)
     with contextlib.ExitStack() as stack:
         specs: list[ChildSpec] = []
@@ -60,6 +72,7 @@ def start(
             worker_count=settings.worker_count,
             slots=settings.slots,
             extra=_log_format(settings),
+            parallel=settings.parallel,
         )
         specs += processes.children()
         shown_url = redis_url if embedded_redis else ""
@@ -68,6 +81,22 @@ def start(
         )
         code = supervisor.run()
     raise typer.Exit(code)
+
+
+def _synchronous(settings: LocalSettings, *, embedded_redis: bool) -> LocalSettings:
+    """The settings of synchronous mode: one worker of one slot, whatever they said.
+
+    Raises:
+        CommandError: a Redis was asked for.
+    """
+    if embedded_redis:
+        words = "synchronous mode has no Redis: leave out --embedded-redis"
+        raise CommandError(f"{words}, or set USE_PARALLEL_PROCESSING=true", Exit.USAGE)
+    for setting in describe(LocalSettings):
+        if setting.name in _ONE and setting.source == "environment" and setting.value != "1":
+            words = f"warning: {setting.name}={setting.value} counts as 1 in synchronous mode"
+            print_line("stepstream", words)
+    return replace(settings, worker_count=1, slots=1)
 
 
 def _check_free(settings: LocalSettings) -> None:
@@ -90,10 +119,15 @@ def _log_format(settings: LocalSettings) -> dict[str, str]:
     return {"STEPSTREAM_LOG_FORMAT": "console"} if for_people else {}
 
 
+def _workers_words(settings: LocalSettings) -> str:
+    if not settings.parallel:
+        return "synchronous mode, one worker with one slot, no Redis"
+    return f"{settings.worker_count} workers with {settings.slots} slots each"
+
+
 def _announce(settings: LocalSettings, embedded_url: str) -> None:
     """Says where everything is."""
-    workers = f"{settings.worker_count} workers with {settings.slots} slots each"
-    print_line("stepstream", f"ready: {workers}")
+    print_line("stepstream", f"ready: {_workers_words(settings)}")
     print_line("stepstream", f"gRPC   {dialable(settings.grpc_address)}")
     print_line("stepstream", f"HTTP   http://{dialable(settings.http_address)}/api/stats")
     if embedded_url:

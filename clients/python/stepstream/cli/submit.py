@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepstream.cli.connect import connected
-from stepstream.cli.exits import Exit, complain
+from stepstream.cli.exits import Exit, complain, interruptible
 from stepstream.cli.follow import exit_of, follow
 from stepstream.cli.options import Address, AsJson, Labels, parse_labels, parse_seconds
 from stepstream.cli.output import on_terminal, print_json
 from stepstream.cli.program import command_line
 from stepstream.cli.texts import STDIN, read_text
+from stepstream.cli.waiting import await_task
 from stepstream.cli.wording import value_text
 from stepstream.types import Submitted, Task, Value
 
@@ -128,16 +129,18 @@ def _see_through(
 ) -> Task:
     """Follows the task, waits for it, and shows how it ended."""
     if watch:
-        follow(
-            client,
-            task_id,
-            as_json=as_json,
-            through_review=through_review,
-            to_stderr=wait and not as_json,
-        )
-        task = client.get(task_id)
+        again = command_line("watch", task_id)
+        with interruptible(f"the task goes on; look again: {again}"):
+            follow(
+                client,
+                task_id,
+                as_json=as_json,
+                through_review=through_review,
+                to_stderr=wait and not as_json,
+            )
+            task = client.get(task_id)
     else:
-        task = client.wait(task_id, timeout_s=wait_s, through_review=through_review)
+        task = await_task(client, task_id, timeout_s=wait_s, through_review=through_review)
     if wait or not as_json:
         _show_end(task, as_json=as_json, with_result=wait or on_terminal())
     return task
@@ -199,7 +202,7 @@ def _input(
 def _parse_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--input-json") from error
     if not isinstance(value, dict):
         raise typer.BadParameter("not a JSON object", param_hint="--input-json")

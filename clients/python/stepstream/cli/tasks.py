@@ -1,4 +1,4 @@
-"""`stepstream get`, `list`, `watch`, `cancel` and `stats`: read tasks and counts."""
+"""`stepstream get`, `list`, `cancel` and `stats`: read tasks and counts."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepstream.cli.connect import connected
-from stepstream.cli.follow import exit_of, follow
 from stepstream.cli.options import Address, AsJson, DataDir, Labels, TaskId, parse_labels
 from stepstream.cli.output import on_terminal, print_json, print_lines, print_table, screen
 from stepstream.cli.wording import first_line, short_time, title_of, value_text
@@ -18,7 +17,7 @@ from stepstream.types import Stats, Task
 if TYPE_CHECKING:
     from stepstream import Client
 
-__all__ = ["cancel", "get", "list_tasks", "pages", "stats", "watch"]
+__all__ = ["cancel", "get", "list_tasks", "pages", "stats"]
 
 _PAGE = 20  # with payloads of up to 3 MiB each
 
@@ -58,7 +57,9 @@ def list_tasks(
         str, typer.Option("--pipeline", "-p", help="Only tasks of this pipeline.")
     ] = "",
     label: Labels = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="At most so many.")
+    ] = 50,
     as_json: AsJson = False,
     address: Address = None,
     data_dir: DataDir = None,
@@ -95,42 +96,6 @@ def _row(task: Task) -> tuple[object, ...]:
 
 def _short_row(task: Task) -> tuple[object, ...]:
     return task.task_id, task.state, task.worker, short_time(task.update_time), title_of(task)
-
-
-def watch(
-    *,
-    task_id: TaskId,
-    from_now: Annotated[
-        bool, typer.Option("--from-now", help="Leave out what has happened already.")
-    ] = False,
-    after: Annotated[
-        int, typer.Option("--after", min=0, help="Only events behind this sequence number.")
-    ] = 0,
-    progress: Annotated[
-        bool, typer.Option("--progress", help="Write progress too, line by line.")
-    ] = False,
-    as_json: AsJson = False,
-    address: Address = None,
-) -> None:
-    """Show each event of a task, from its start to its end, as it happens.
-
-    Goes on by itself when the dispatcher restarts. Ends with the task: exit status 5 when it
-    failed or was cancelled. With --json a document per line: the task as it stands, then events.
-
-    Examples:
-      stepstream watch TASK_ID
-      stepstream watch TASK_ID --json | jq -r .event.state
-    """
-    with connected(address) as client:
-        follow(
-            client,
-            task_id,
-            after=None if from_now else after,
-            as_json=as_json,
-            progress=progress,
-        )
-        task = client.get(task_id, payloads=False)
-    raise typer.Exit(exit_of(task))
 
 
 def cancel(

@@ -11,6 +11,7 @@ __all__ = [
     "finding_words",
     "first_line",
     "short_time",
+    "task_words",
     "title_of",
     "value_text",
     "verdict_of",
@@ -52,6 +53,14 @@ def event_words(event: TaskEvent) -> str:
         percent=f"{event.progress:.0%}",
     )
     return words.strip()
+
+
+def task_words(task: Task) -> str:
+    """Says in a few words where a task is."""
+    place = f" at {task.worker}" if task.worker else ""
+    again = f" (attempt {task.attempt})" if task.attempt > 1 else ""
+    progress = f" {task.progress:.0%} {task.progress_note}" if task.progress else ""
+    return f"{task.state}: {task.step}{place}{again}{progress}".rstrip()
 
 
 def short_time(moment: datetime | None) -> str:

@@ -1,54 +1,13 @@
 """`stepstream review` on a terminal: it asks for the decision."""
 
-import os
-import pty
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from stepstream._convert import payload_to_value, value_to_payload
-from stepstream.settings import child_environment
 from stepstream.v1 import dispatcher_service_pb2 as pb2
+from tests.support.terminal import LIMIT_S, Terminal
 from tests.unit.client.dispatcher_stub import make_task, serving
-
-_LIMIT_S = 20.0
-
-
-class Terminal:
-    """A command in a pseudo-terminal."""
-
-    def __init__(self, *words: str, environment: dict[str, str]) -> None:
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "stepstream.cli", *words],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=child_environment(environment),
-        )
-        os.close(slave)
-        self.shown = ""
-
-    def until(self, words: str) -> None:
-        """Reads on until the words are shown."""
-        give_up_mono = time.monotonic() + _LIMIT_S
-        while words not in self.shown:
-            assert time.monotonic() < give_up_mono, self.shown
-            if select.select([self._master], [], [], 0.1)[0]:
-                self.shown += os.read(self._master, 65536).decode(errors="replace")
-
-    def type(self, line: str) -> None:
-        os.write(self._master, f"{line}\n".encode())
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._master)
 
 
 @pytest.fixture
@@ -76,7 +35,7 @@ def test_it_shows_both_texts_and_takes_an_approval(terminal, stub):
     terminal.type("a")
     terminal.until("approved by ana: the task is now done")
 
-    assert terminal.process.wait(_LIMIT_S) == 0
+    assert terminal.process.wait(LIMIT_S) == 0
     assert "软件" in terminal.shown
     assert "軟體" in terminal.shown
     assert (_decision(stub).decision, _decision(stub).version) == (pb2.REVIEW_DECISION_APPROVED, 5)
@@ -87,7 +46,7 @@ def test_edit_opens_the_editor(terminal, stub):
     terminal.type("e")
     terminal.until("edited by ana")
 
-    assert terminal.process.wait(_LIMIT_S) == 0
+    assert terminal.process.wait(LIMIT_S) == 0
     assert payload_to_value(_decision(stub).output) == {"text": "better"}
 
 
@@ -105,5 +64,5 @@ def test_enter_leaves_the_task_as_it_is(terminal, stub):
     terminal.until("[q]uit")
     terminal.type("")
 
-    assert terminal.process.wait(_LIMIT_S) == 0
+    assert terminal.process.wait(LIMIT_S) == 0
     assert not any(isinstance(request, pb2.DecideReviewRequest) for request in stub.requests)

@@ -167,5 +167,5 @@ def test_a_refusal_is_one_line_and_exit_1(run, stub):
 def test_a_number_that_cannot_travel_is_refused(run):
     result = run("submit", "--pipeline", "p", "--input-json", '{"n": 9007199254740993}')
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "input.json.n" in result.stderr

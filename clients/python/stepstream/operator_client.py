@@ -1,0 +1,160 @@
+"""What operators call: `client.operator`, beside what everybody calls on the client itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
+
+from stepstream import _operator_calls as _calls
+from stepstream._calls import Call
+from stepstream.types import Pipeline, RedriveResult, Task, TaskPage, Value, WorkerInfo
+
+__all__ = ["AsyncOperator", "Operator"]
+
+T = TypeVar("T")
+
+
+class _Run(Protocol):
+    def __call__(self, call: Call[T], /) -> T: ...
+
+
+class _AsyncRun(Protocol):
+    def __call__(self, call: Call[T], /) -> Awaitable[T]: ...
+
+
+class Operator:
+    """Workers, queues, dead letters and pipelines; every call is idempotent.
+
+    Args:
+        run: Carries a call out, with the retries of the client.
+    """
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """Lists the workers by name; one that has gone stays for 10 minutes."""
+        return self._run(_calls.list_workers())
+
+    def drain_worker(self, name: str) -> None:
+        """Tells a worker to finish what it runs and to leave; returns before it has.
+
+        Raises:
+            NotFound: no worker has that name.
+        """
+        self._run(_calls.drain_worker(name))
+
+    def pause_queue(self, queue: str) -> None:
+        """Stops handing out from a queue, at all dispatchers; what runs goes on.
+
+        Raises:
+            NotFound: no pipeline has that queue.
+        """
+        self._run(_calls.pause_queue(queue))
+
+    def resume_queue(self, queue: str) -> None:
+        """Hands out from a queue again.
+
+        Raises:
+            NotFound: no pipeline has that queue.
+        """
+        self._run(_calls.resume_queue(queue))
+
+    def list_dead_letters(self, *, page_size: int = 100, page_token: str = "") -> TaskPage:
+        """Lists failed tasks with their errors, latest first, 1 to 1,000 a page."""
+        return self._run(_calls.list_dead_letters(page_size=page_size, page_token=page_token))
+
+    def redrive(self, task_ids: Sequence[str]) -> list[RedriveResult]:
+        """Starts up to 1,000 failed tasks anew at the step that failed; one result each, in order.
+
+        Raises:
+            InvalidTask: the list is empty or too long.
+        """
+        return self._run(_calls.redrive(task_ids))
+
+    def update_input(self, task_id: str, input: Value, *, version: int = 0) -> Task:  # noqa: A002
+        """Replaces the input of a failed task, before it is redriven.
+
+        Args:
+            task_id: The task.
+            input: The new input; at most 1 MiB.
+            version: The task's version that the operator saw; 0: whatever it is now.
+
+        Raises:
+            TaskNotFound: there is no such task, or it has expired.
+            TaskConflict: it changed since that version, or has not failed.
+        """
+        return self._run(_calls.update_input(task_id, input, version=version))
+
+    def list_pipelines(self) -> list[Pipeline]:
+        """Lists the pipelines that the dispatcher has loaded, by name."""
+        return self._run(_calls.list_pipelines())
+
+
+class AsyncOperator:
+    """Workers, queues, dead letters and pipelines; every call is idempotent.
+
+    Args:
+        run: Carries a call out, with the retries of the client.
+    """
+
+    def __init__(self, run: _AsyncRun) -> None:
+        self._run = run
+
+    async def list_workers(self) -> list[WorkerInfo]:
+        """Lists the workers by name; one that has gone stays for 10 minutes."""
+        return await self._run(_calls.list_workers())
+
+    async def drain_worker(self, name: str) -> None:
+        """Tells a worker to finish what it runs and to leave; returns before it has.
+
+        Raises:
+            NotFound: no worker has that name.
+        """
+        await self._run(_calls.drain_worker(name))
+
+    async def pause_queue(self, queue: str) -> None:
+        """Stops handing out from a queue, at all dispatchers; what runs goes on.
+
+        Raises:
+            NotFound: no pipeline has that queue.
+        """
+        await self._run(_calls.pause_queue(queue))
+
+    async def resume_queue(self, queue: str) -> None:
+        """Hands out from a queue again.
+
+        Raises:
+            NotFound: no pipeline has that queue.
+        """
+        await self._run(_calls.resume_queue(queue))
+
+    async def list_dead_letters(self, *, page_size: int = 100, page_token: str = "") -> TaskPage:
+        """Lists failed tasks with their errors, latest first, 1 to 1,000 a page."""
+        return await self._run(_calls.list_dead_letters(page_size=page_size, page_token=page_token))
+
+    async def redrive(self, task_ids: Sequence[str]) -> list[RedriveResult]:
+        """Starts up to 1,000 failed tasks anew at the step that failed; one result each, in order.
+
+        Raises:
+            InvalidTask: the list is empty or too long.
+        """
+        return await self._run(_calls.redrive(task_ids))
+
+    async def update_input(self, task_id: str, input: Value, *, version: int = 0) -> Task:  # noqa: A002
+        """Replaces the input of a failed task, before it is redriven.
+
+        Args:
+            task_id: The task.
+            input: The new input; at most 1 MiB.
+            version: The task's version that the operator saw; 0: whatever it is now.
+
+        Raises:
+            TaskNotFound: there is no such task, or it has expired.
+            TaskConflict: it changed since that version, or has not failed.
+        """
+        return await self._run(_calls.update_input(task_id, input, version=version))
+
+    async def list_pipelines(self) -> list[Pipeline]:
+        """Lists the pipelines that the dispatcher has loaded, by name."""
+        return await self._run(_calls.list_pipelines())

@@ -1,0 +1,97 @@
+"""A command in a pseudo-terminal, as a person sees it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping
+
+from stepstream.settings import child_environment
+
+__all__ = ["LIMIT_S", "Terminal"]
+
+LIMIT_S = 20.0
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal:
+    """A command of ours in a pseudo-terminal.
+
+    Args:
+        words: The command line behind `stepstream`.
+        environment: Added to ours.
+        columns: Width of the terminal.
+    """
+
+    def __init__(
+        self, *words: str, environment: Mapping[str, str] | None = None, columns: int = 100
+    ) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        given = {"TERM": "xterm-256color", "COLUMNS": str(columns), **(environment or {})}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stepstream.cli", *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=child_environment(given),
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.shown = ""  # with what steers a terminal
+
+    @property
+    def text(self) -> str:
+        """What was shown, without what steers a terminal."""
+        return _ESCAPE.sub("", self.shown).replace("\r\n", "\n")
+
+    def until(self, words: str) -> None:
+        """Reads on until the words are shown."""
+        give_up_mono = time.monotonic() + LIMIT_S
+        while words not in self.text:
+            assert time.monotonic() < give_up_mono, self.text
+            self._read(0.1)
+
+    def type(self, line: str) -> None:
+        """Types a line and Enter."""
+        os.write(self._master, f"{line}\n".encode())
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        """Reads to the end; returns the exit status."""
+        give_up_mono = time.monotonic() + LIMIT_S
+        while self.process.poll() is None:
+            assert time.monotonic() < give_up_mono, self.text
+            self._read(0.05)
+        while self._read(0.05):
+            pass
+        return self.process.returncode
+
+    def close(self) -> None:
+        """Ends the command, whatever it does."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def _read(self, timeout_s: float) -> bool:
+        if not select.select([self._master], [], [], timeout_s)[0]:
+            return False
+        try:
+            chunk = os.read(self._master, 65536)
+        except OSError:  # Linux says so when the other side has closed
+            return False
+        self.shown += chunk.decode(errors="replace")
+        return bool(chunk)

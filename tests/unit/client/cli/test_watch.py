@@ -1,0 +1,97 @@
+"""`stepstream watch` without a task id, and what Ctrl-C says."""
+
+import json
+
+import grpc
+import pytest
+
+from stepstream._convert import task_from_message
+from stepstream.cli.live_tasks import LatestTasks
+from tests.unit.client.dispatcher_stub import HOLD, BareStatus, make_event, make_task, snapshot
+from tests.unit.client.dispatcher_stub import frame as frame_of
+
+
+def task(task_id: str, version: int = 1, **fields):
+    return task_from_message(make_task(task_id, version=version, **fields))
+
+
+def test_the_latest_change_is_first_and_the_oldest_leaves():
+    latest = LatestTasks(2)
+
+    for one in (task("a"), task("b"), task("a", 2), task("c")):
+        latest.accept(one)
+
+    assert [one.task_id for one in latest.newest_first()] == ["c", "a"]
+
+
+def test_what_is_older_than_known_changes_nothing():
+    latest = LatestTasks(2)
+    latest.accept(task("a", 3))
+
+    assert not latest.accept(task("a", 2))
+    assert not latest.accept(task("a", 3))
+    assert latest.accept(task("a", 3, progress=0.5))
+    assert [one.version for one in latest.newest_first()] == [3]
+
+
+def test_in_a_pipe_each_change_is_a_line(run, stub, unavailable):
+    stub.changes.append([make_task("t1"), make_task("t2", "done"), unavailable])
+
+    result = run("watch", "--state", "done", "-s", "pending", "-p", "translation", "-l", "a=b")
+
+    assert [line.split("\t")[1:3] for line in result.stdout.splitlines()] == [
+        ["t1", "pending"],
+        ["t2", "done"],
+    ]
+    request = stub.requests[0]
+    assert list(request.states) == ["done", "pending"]
+    assert (request.pipeline, dict(request.labels)) == ("translation", {"a": "b"})
+
+
+def test_json_is_a_document_per_change(run, stub, unavailable):
+    stub.changes.append([make_task("t1"), unavailable])
+
+    lines = run("watch", "--json").stdout.splitlines()
+
+    assert [json.loads(line)["task"]["task_id"] for line in lines] == ["t1"]
+
+
+@pytest.fixture
+def unavailable() -> BareStatus:
+    return BareStatus(code=grpc.StatusCode.INVALID_ARGUMENT, details="the end of the test")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_on_a_terminal_it_is_a_table_until_ctrl_c(on_terminal, stub, columns):
+    stub.tasks["old"] = make_task("old", "done")
+    stub.changes.append([make_task("new", "translating", worker="w", progress=0.4), HOLD])
+
+    terminal = on_terminal("watch", columns=columns)
+    terminal.until("40%")
+    terminal.interrupt()
+
+    assert terminal.end() == 130
+    assert "old" in terminal.text
+    assert max(map(len, terminal.text.splitlines())) <= columns
+
+
+def test_ctrl_c_says_that_the_task_goes_on(on_terminal, stub):
+    stub.tasks["t1"] = make_task()
+    stub.streams.append([snapshot(make_task()), frame_of(make_event(1, "SUBMITTED")), HOLD])
+
+    terminal = on_terminal("watch", "t1")
+    terminal.until("accepted")
+    terminal.interrupt()
+
+    assert terminal.end() == 130
+    assert "the task goes on" in terminal.text
+
+
+@pytest.mark.parametrize(
+    "words", [("--after", "3"), ("--from-now",), ("t1", "--state", "done"), ("t1", "-l", "a=b")]
+)
+def test_options_of_one_and_of_all_do_not_mix(run, stub, words):
+    result = run("watch", *words)
+
+    assert result.exit_code == 2
+    assert stub.requests == []
