@@ -27,6 +27,7 @@ from stepstream_dispatcher.store.port import (
     Imported,
     ImportingStore,
     IndexPage,
+    Intents,
     Journal,
     Result,
     Signal,
@@ -313,6 +314,10 @@ class SwitchStore:
         """See Store.traces."""
         return await self._read(task_ids, lambda store, ids: store.traces(ids))
 
+    async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.labels."""
+        return await self._read(task_ids, lambda store, ids: store.labels(ids))
+
     async def settled(self, task_id: str, step: str) -> str:
         """See Store.settled."""
         return await self._home_of(task_id).settled(task_id, step)
@@ -479,6 +484,26 @@ class SwitchStore:
     async def workers(self) -> dict[str, dict[str, str]]:
         """See Store.workers. While diverted those of this dispatcher."""
         return await self._ask(self._remote.workers, self._journal.workers)
+
+    async def pause(self, queue: str) -> None:
+        """See Store.pause."""
+        self._refuse_diverted()
+        await self._remote.pause(queue)
+
+    async def resume(self, queue: str) -> None:
+        """See Store.resume."""
+        self._refuse_diverted()
+        await self._remote.resume(queue)
+
+    async def dismiss(self, instance_id: str) -> None:
+        """See Store.dismiss."""
+        self._refuse_diverted()
+        await self._remote.dismiss(instance_id)
+
+    async def intents(self) -> Intents:
+        """See Store.intents. What was known before Redis went down is for the reader to keep."""
+        self._refuse_diverted()
+        return await self._remote.intents()
 
     async def notify(self, dispatcher_id: str, payload: bytes) -> None:
         """See Store.notify."""

@@ -68,6 +68,11 @@ class RedisReads:
         commands = (("HGET", self._keys.data(task_id), "trace") for task_id in task_ids)
         return [reply or b"" for reply in await self._link.ask(*commands)]
 
+    async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.labels."""
+        commands = (("HGET", self._keys.data(task_id), "labels") for task_id in task_ids)
+        return [reply or b"" for reply in await self._link.ask(*commands)]
+
     async def pipelines(self) -> dict[str, bytes]:
         """See Store.pipelines."""
         (reply,) = await self._link.ask(("HGETALL", self._keys.pipelines))
