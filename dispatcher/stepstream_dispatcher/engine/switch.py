@@ -500,6 +500,11 @@ class SwitchStore:
         self._refuse_diverted()
         await self._remote.dismiss(instance_id)
 
+    async def forget_dismissal(self, instance_id: str) -> None:
+        """See Store.forget_dismissal."""
+        self._refuse_diverted()
+        await self._remote.forget_dismissal(instance_id)
+
     async def intents(self) -> Intents:
         """See Store.intents. What was known before Redis went down is for the reader to keep."""
         self._refuse_diverted()
