@@ -104,6 +104,7 @@ class Engine:
             fresh=self.fresh,
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
+            seen=self.traces.seen,
         )
         self._roster = Roster(
             store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
@@ -128,7 +129,6 @@ class Engine:
             cancel_here=self.leases.cancel_task,
             traced=self.traces.begin,
         )
-        self._janitor = Janitor(store=store, results_max=options.results_max)
 
     async def open(self) -> None:
         """Connect the store, and share pipelines with it: its older versions come back.
@@ -162,7 +162,7 @@ class Engine:
             "timers": self.timers.run,
             "recovery": recovery.run,
             "roster": self._roster.run,
-            "janitor": self._janitor.run,
+            "janitor": Janitor(store=self.store, results_max=self.options.results_max).run,
             "traces": self.traces.run,
             "intents": self._listen,
             "watch": self.watch.listen,
