@@ -71,7 +71,7 @@ KINDS = {
     "[MODULE:APP]": "target",
     "[TASK_ID...]": "text",
     "[TASK_ID]": "text",
-    "text": "text",
+    "[TEXT]": "text",
 }
 # What makes a command whole, to add one hostile value to.
 WHOLE = {
