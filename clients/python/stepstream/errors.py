@@ -10,6 +10,9 @@ StepstreamError
  +-- RevisionsExhausted         sent back as often as the pipeline allows
  +-- StaleLease                 another holder owns the attempt
  +-- TaskContended              the task changed under the call again and again
+ +-- TaskNotFailed              not a dead letter, or changed since the operator saw it
+ +-- QueueNotFound              no such queue
+ +-- WorkerNotFound             no such worker
  +-- QueueFull                  too many live tasks, or Redis is full
  +-- RateLimited                too many streams or watchers
  +-- Unavailable                try again, elsewhere if you can
@@ -38,6 +41,7 @@ __all__ = [
     "PayloadTooLarge",
     "ProtocolMismatch",
     "QueueFull",
+    "QueueNotFound",
     "RateLimited",
     "RemoteProtocolError",
     "ReviewConflict",
@@ -49,8 +53,10 @@ __all__ = [
     "TaskConflict",
     "TaskContended",
     "TaskFinished",
+    "TaskNotFailed",
     "TaskNotFound",
     "Unavailable",
+    "WorkerNotFound",
 ]
 
 
@@ -141,6 +147,27 @@ class TaskContended(StepstreamError):
     reason = "TASK_CONTENDED"
     status = "ABORTED"
     retryable = True
+
+
+class TaskNotFailed(StepstreamError):
+    """The task is no dead letter, or has changed since; the operator looks again."""
+
+    reason = "TASK_NOT_FAILED"
+    status = "FAILED_PRECONDITION"
+
+
+class QueueNotFound(StepstreamError):
+    """No pipeline has the queue, and no connected worker serves it."""
+
+    reason = "QUEUE_NOT_FOUND"
+    status = "NOT_FOUND"
+
+
+class WorkerNotFound(StepstreamError):
+    """No worker of that name in the last 10 minutes."""
+
+    reason = "WORKER_NOT_FOUND"
+    status = "NOT_FOUND"
 
 
 class QueueFull(StepstreamError):

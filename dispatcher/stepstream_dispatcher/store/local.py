@@ -23,6 +23,7 @@ from stepstream_dispatcher.store.port import (
     Durability,
     Entry,
     IndexPage,
+    Intents,
     Result,
     Signal,
     Verdict,
@@ -31,6 +32,7 @@ from stepstream_dispatcher.store.port import (
 __all__ = ["LocalStore"]
 
 WORKER_KEPT_MS: Final = 600_000  # a worker stays listed for 10 min after it was last saved
+DISMISSAL_KEPT_MS: Final = 25 * 3_600_000  # the longest attempt takes 24 h
 
 
 class LocalStore:
@@ -120,6 +122,11 @@ class LocalStore:
     async def settled(self, task_id: str, step: str) -> str:
         """See Store.settled."""
         work = partial(reads.settled, task_id=task_id, step=step, now_ms=self.now_ms())
+        return await self._database.run(work)
+
+    async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.labels."""
+        work = partial(reads.labels, task_ids=task_ids, now_ms=self.now_ms())
         return await self._database.run(work)
 
     async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
@@ -282,6 +289,32 @@ class LocalStore:
             return known
 
         return await self._database.run(load)
+
+    async def pause(self, queue: str) -> None:
+        """See Store.pause."""
+        await self._write("INSERT OR IGNORE INTO paused VALUES (?, ?)", queue, self.now_ms())
+
+    async def resume(self, queue: str) -> None:
+        """See Store.resume."""
+        await self._write("DELETE FROM paused WHERE queue = ?", queue)
+
+    async def dismiss(self, instance_id: str) -> None:
+        """See Store.dismiss."""
+        now_ms = self.now_ms()
+        await self._write("INSERT OR IGNORE INTO draining VALUES (?, ?)", instance_id, now_ms)
+        oldest_ms = now_ms - DISMISSAL_KEPT_MS
+        await self._write("DELETE FROM draining WHERE since_ms <= ?", oldest_ms)
+
+    async def forget_dismissal(self, instance_id: str) -> None:
+        """See Store.forget_dismissal."""
+        await self._write("DELETE FROM draining WHERE instance_id = ?", instance_id)
+
+    async def intents(self) -> Intents:
+        """See Store.intents."""
+        return await self._database.run(reads.intents)
+
+    async def _write(self, statement: str, *arguments: str | int) -> None:
+        await self._database.run(lambda connection: connection.execute(statement, arguments))
 
     async def notify(self, dispatcher_id: str, payload: bytes) -> None:
         """See Store.notify."""

@@ -9,7 +9,7 @@ from stepstream.errors import InvalidTask
 from stepstream_dispatcher.core.record import Event, TaskRecord
 from stepstream_dispatcher.store.codec import decode_event, decode_record
 from stepstream_dispatcher.store.local_commit import fields_of
-from stepstream_dispatcher.store.port import IndexPage
+from stepstream_dispatcher.store.port import IndexPage, Intents
 
 __all__ = [
     "counts",
@@ -18,6 +18,8 @@ __all__ = [
     "ended_in",
     "history",
     "index",
+    "intents",
+    "labels",
     "load",
     "oldest_ms",
     "records",
@@ -59,6 +61,21 @@ def settled(connection: sqlite3.Connection, task_id: str, *, step: str, now_ms: 
     """See Store.settled."""
     fields = fields_of(connection, task_id, now_ms=now_ms) or {}
     return fields.get(f"settled:{step}", "")
+
+
+def labels(connection: sqlite3.Connection, task_ids: Sequence[str], *, now_ms: int) -> list[bytes]:
+    """See Store.labels."""
+    found = data(connection, task_ids, now_ms=now_ms)
+    return [fields.get("labels", b"") for fields in found]
+
+
+def intents(connection: sqlite3.Connection) -> Intents:
+    """See Store.intents."""
+    draining = connection.execute("SELECT instance_id FROM draining")
+    return Intents(
+        paused=dict(connection.execute("SELECT queue, since_ms FROM paused")),
+        draining=frozenset(instance_id for (instance_id,) in draining),
+    )
 
 
 def history(

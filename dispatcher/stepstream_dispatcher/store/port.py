@@ -21,6 +21,7 @@ __all__ = [
     "Durability",
     "Entry",
     "IndexPage",
+    "Intents",
     "Result",
     "Signal",
     "Store",
@@ -68,6 +69,13 @@ class IndexPage(msgspec.Struct, frozen=True):
 
     task_ids: list[str]
     next_cursor: str  # empty on the last page
+
+
+class Intents(msgspec.Struct, frozen=True, kw_only=True):
+    """What operators want of all dispatchers."""
+
+    paused: dict[str, int] = {}  # queues, and since when, Unix ms by the store's clock
+    draining: frozenset[str] = frozenset()  # worker instances that were told to leave
 
 
 class Signal(msgspec.Struct, frozen=True):
@@ -160,6 +168,9 @@ class Store(Protocol):
     async def settled(self, task_id: str, step: str) -> str:
         """The lease token by which a worker settled a step last; empty when none did."""
 
+    async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
+        """Read the `labels` field of tasks' data, in order; empty where there is none."""
+
     async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
         """Store definitions by "name@version" for as long as tasks may need them."""
 
@@ -231,6 +242,24 @@ class Store(Protocol):
 
     async def workers(self) -> dict[str, dict[str, str]]:
         """Everything known about the workers seen in the last 10 minutes, counters included."""
+
+    async def pause(self, queue: str) -> None:
+        """Store that nothing of a queue is to be handed out. Idempotent: the first time stays."""
+
+    async def resume(self, queue: str) -> None:
+        """Take back `pause`. Idempotent."""
+
+    async def dismiss(self, instance_id: str) -> None:
+        """Store that a worker instance is to leave. Kept for 25 h; idempotent.
+
+        No attempt runs for longer than 24 h, so by then it has left.
+        """
+
+    async def forget_dismissal(self, instance_id: str) -> None:
+        """Forget that a worker instance was to leave: it has. Idempotent."""
+
+    async def intents(self) -> Intents:
+        """Read what `pause` and `dismiss` have stored."""
 
     async def notify(self, dispatcher_id: str, payload: bytes) -> None:
         """Tell another dispatcher that an intent of its concern was stored."""

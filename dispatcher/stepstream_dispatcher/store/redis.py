@@ -24,6 +24,7 @@ from stepstream_dispatcher.store.port import (
     Durability,
     Entry,
     IndexPage,
+    Intents,
     Result,
     Signal,
     StoreUnreachable,
@@ -168,6 +169,10 @@ class RedisStore:
         """See Store.settled."""
         return await self._reads.settled(task_id, step)
 
+    async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.labels."""
+        return await self._reads.labels(task_ids)
+
     async def keep_pipelines(self, definitions: Mapping[str, bytes]) -> None:
         """See Store.keep_pipelines."""
         pairs = [part for pair in definitions.items() for part in pair]
@@ -253,6 +258,26 @@ class RedisStore:
     async def workers(self) -> dict[str, dict[str, str]]:
         """See Store.workers."""
         return await self._registry.workers()
+
+    async def pause(self, queue: str) -> None:
+        """See Store.pause."""
+        await self._registry.pause(queue)
+
+    async def resume(self, queue: str) -> None:
+        """See Store.resume."""
+        await self._registry.resume(queue)
+
+    async def dismiss(self, instance_id: str) -> None:
+        """See Store.dismiss."""
+        await self._registry.dismiss(instance_id)
+
+    async def forget_dismissal(self, instance_id: str) -> None:
+        """See Store.forget_dismissal."""
+        await self._registry.forget_dismissal(instance_id)
+
+    async def intents(self) -> Intents:
+        """See Store.intents."""
+        return await self._registry.intents()
 
     async def notify(self, dispatcher_id: str, payload: bytes) -> None:
         """See Store.notify."""

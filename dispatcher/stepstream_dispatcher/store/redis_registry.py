@@ -7,12 +7,14 @@ from typing import Final
 
 from stepstream_dispatcher.store.codec import field_text
 from stepstream_dispatcher.store.keys import GROUP, Keys
+from stepstream_dispatcher.store.port import Intents
 from stepstream_dispatcher.store.redis_link import Link, StoreClock
 from stepstream_dispatcher.store.redis_scripts import FORGET
 
 __all__ = ["WORKER_KEPT_S", "RedisRegistry"]
 
 WORKER_KEPT_S: Final = 600  # a worker stays listed for 10 min after it was last saved
+DISMISSAL_KEPT_S: Final = 25 * 3600  # the longest attempt takes 24 h
 
 
 class RedisRegistry:
@@ -79,6 +81,43 @@ class RedisRegistry:
             if texts:
                 known[name.decode()] = dict(zip(texts[::2], texts[1::2], strict=True))
         return known
+
+    async def pause(self, queue: str) -> None:
+        """See Store.pause."""
+        now_ms = await self.read_clock()
+        await self._link.ask(("ZADD", self._keys.paused, "NX", str(now_ms), queue))
+
+    async def resume(self, queue: str) -> None:
+        """See Store.resume."""
+        await self._link.ask(("ZREM", self._keys.paused, queue))
+
+    async def dismiss(self, instance_id: str) -> None:
+        """See Store.dismiss. Drops those that must have left."""
+        now_ms = await self.read_clock()
+        oldest_ms = now_ms - DISMISSAL_KEPT_S * 1000
+        key = self._keys.draining
+        await self._link.ask(
+            ("ZADD", key, "NX", str(now_ms), instance_id),
+            ("ZREMRANGEBYSCORE", key, "-inf", str(oldest_ms)),
+        )
+
+    async def forget_dismissal(self, instance_id: str) -> None:
+        """See Store.forget_dismissal."""
+        await self._link.ask(("ZREM", self._keys.draining, instance_id))
+
+    async def intents(self) -> Intents:
+        """See Store.intents."""
+        paused, draining = await self._link.ask(
+            ("ZRANGE", self._keys.paused, "0", "-1", "WITHSCORES"),
+            ("ZRANGE", self._keys.draining, "0", "-1"),
+        )
+        return Intents(
+            paused={
+                queue.decode(): int(float(since_ms))
+                for queue, since_ms in zip(paused[::2], paused[1::2], strict=True)
+            },
+            draining=frozenset(instance_id.decode() for instance_id in draining),
+        )
 
     async def read_clock(self) -> int:
         """Read the clock of Redis, in Unix milliseconds, and set ours by it."""

@@ -63,9 +63,9 @@ class _ExplainReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Explain
     EXPLAIN_REASON_FINISHED: _ExplainReason.ValueType  # 2
     """It has ended."""
     EXPLAIN_REASON_NO_WORKER: _ExplainReason.ValueType  # 3
-    """No connected worker serves its queue and step."""
+    """No connected worker is fed from its queue: none serves it with every step on it."""
     EXPLAIN_REASON_NO_FREE_SLOT: _ExplainReason.ValueType  # 4
-    """All slots are taken."""
+    """All slots of the workers that serve it are taken."""
     EXPLAIN_REASON_QUEUE_PAUSED: _ExplainReason.ValueType  # 5
     """An operator has paused its queue."""
     EXPLAIN_REASON_WAITING_UNTIL: _ExplainReason.ValueType  # 6
@@ -87,9 +87,9 @@ EXPLAIN_REASON_RUNNING: ExplainReason.ValueType  # 1
 EXPLAIN_REASON_FINISHED: ExplainReason.ValueType  # 2
 """It has ended."""
 EXPLAIN_REASON_NO_WORKER: ExplainReason.ValueType  # 3
-"""No connected worker serves its queue and step."""
+"""No connected worker is fed from its queue: none serves it with every step on it."""
 EXPLAIN_REASON_NO_FREE_SLOT: ExplainReason.ValueType  # 4
-"""All slots are taken."""
+"""All slots of the workers that serve it are taken."""
 EXPLAIN_REASON_QUEUE_PAUSED: ExplainReason.ValueType  # 5
 """An operator has paused its queue."""
 EXPLAIN_REASON_WAITING_UNTIL: ExplainReason.ValueType  # 6
@@ -139,7 +139,8 @@ class SubmitRequest(_message.Message):
     pipeline: _builtins.str
     """Name of the pipeline, for example `translation`. Required."""
     request_id: _builtins.str
-    """Makes the call idempotent. At most 128 printable ASCII characters; the clients set a random one.
+    """Makes the call idempotent. At most 128 printable ASCII characters without spaces; the clients set a
+    random one.
     Empty: each call is a new task.
     """
     require_durable: _builtins.bool
@@ -160,7 +161,7 @@ class SubmitRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Up to 16 labels; keys and values at most 63 characters."""
+        """Up to 16 labels; keys have 1 to 63 characters, values at most 63."""
 
     @_builtins.property
     def retry(self) -> Global___RetryOverride:
@@ -708,10 +709,10 @@ class WatchTasksRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     pipeline: _builtins.str
-    """Only tasks of this pipeline; empty for all."""
+    """Only tasks of this pipeline; empty for all. Unknown: INVALID_ARGUMENT."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only tasks in these states; empty for all."""
+        """Only tasks in these states, at most 64; empty for all. Unknown: INVALID_ARGUMENT."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -123,7 +123,8 @@ class DispatcherServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size, token or filter.
+        """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size or token, a state of no pipeline, or
+        an unknown pipeline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,8 +148,11 @@ class DispatcherServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchTasks(self, request, context):
-        """Sends the latest state of each matching task within 2 s of its change, until the caller leaves.
-        INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
+        """Sends the matching tasks that have not ended, then the latest state of each matching task within 2 s
+        of its change, until the caller leaves. It begins with at most 1,000 tasks, the newest first, of the
+        newest 20,000. A task that changes faster than the caller reads is sent in its latest state only; one
+        that leaves `states` is not sent; progress is no change. INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too
+        many watchers, or 10,000 tasks wait for a caller that does not read); UNAVAILABLE: call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,7 +182,8 @@ class DispatcherServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExplainTask(self, request, context):
-        """Says why a task is not running. NOT_FOUND, INVALID_ARGUMENT.
+        """Says why a task is not running: the first reason that applies, by what all dispatchers know.
+        NOT_FOUND, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,9 @@ class DispatcherServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_dispatcher_service_pb2.GetTaskRequest, _dispatcher_service_pb2.GetTaskResponse]
     """Reads one task. NOT_FOUND, INVALID_ARGUMENT."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_dispatcher_service_pb2.ListTasksRequest, _dispatcher_service_pb2.ListTasksResponse]
-    """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size, token or filter."""
+    """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size or token, a state of no pipeline, or
+    an unknown pipeline.
+    """
     WaitTask: _grpc.UnaryUnaryMultiCallable[_dispatcher_service_pb2.WaitTaskRequest, _dispatcher_service_pb2.WaitTaskResponse]
     """Waits until the task has ended or waits for a person, at most for `timeout`, and answers with it
     as it then stands. NOT_FOUND, INVALID_ARGUMENT.
@@ -58,8 +60,11 @@ class DispatcherServiceStub:
     RESOURCE_EXHAUSTED (too many watchers); UNAVAILABLE: call again with the last sequence seen.
     """
     WatchTasks: _grpc.UnaryStreamMultiCallable[_dispatcher_service_pb2.WatchTasksRequest, _dispatcher_service_pb2.WatchTasksResponse]
-    """Sends the latest state of each matching task within 2 s of its change, until the caller leaves.
-    INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
+    """Sends the matching tasks that have not ended, then the latest state of each matching task within 2 s
+    of its change, until the caller leaves. It begins with at most 1,000 tasks, the newest first, of the
+    newest 20,000. A task that changes faster than the caller reads is sent in its latest state only; one
+    that leaves `states` is not sent; progress is no change. INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too
+    many watchers, or 10,000 tasks wait for a caller that does not read); UNAVAILABLE: call again.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_dispatcher_service_pb2.CancelTaskRequest, _dispatcher_service_pb2.CancelTaskResponse]
     """Cancels a task: at once when no worker holds it, else as soon as the worker has let go. Idempotent.
@@ -72,7 +77,9 @@ class DispatcherServiceStub:
     GetStats: _grpc.UnaryUnaryMultiCallable[_dispatcher_service_pb2.GetStatsRequest, _dispatcher_service_pb2.GetStatsResponse]
     """Reads counts, workers and throughput."""
     ExplainTask: _grpc.UnaryUnaryMultiCallable[_dispatcher_service_pb2.ExplainTaskRequest, _dispatcher_service_pb2.ExplainTaskResponse]
-    """Says why a task is not running. NOT_FOUND, INVALID_ARGUMENT."""
+    """Says why a task is not running: the first reason that applies, by what all dispatchers know.
+    NOT_FOUND, INVALID_ARGUMENT.
+    """
 
 @_typing.type_check_only
 class DispatcherServiceAsyncStub(DispatcherServiceStub):
@@ -93,7 +100,9 @@ class DispatcherServiceAsyncStub(DispatcherServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_dispatcher_service_pb2.GetTaskRequest, _dispatcher_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Reads one task. NOT_FOUND, INVALID_ARGUMENT."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_dispatcher_service_pb2.ListTasksRequest, _dispatcher_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size, token or filter."""
+    """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size or token, a state of no pipeline, or
+    an unknown pipeline.
+    """
     WaitTask: _aio.UnaryUnaryMultiCallable[_dispatcher_service_pb2.WaitTaskRequest, _dispatcher_service_pb2.WaitTaskResponse]  # type: ignore[assignment]
     """Waits until the task has ended or waits for a person, at most for `timeout`, and answers with it
     as it then stands. NOT_FOUND, INVALID_ARGUMENT.
@@ -104,8 +113,11 @@ class DispatcherServiceAsyncStub(DispatcherServiceStub):
     RESOURCE_EXHAUSTED (too many watchers); UNAVAILABLE: call again with the last sequence seen.
     """
     WatchTasks: _aio.UnaryStreamMultiCallable[_dispatcher_service_pb2.WatchTasksRequest, _dispatcher_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
-    """Sends the latest state of each matching task within 2 s of its change, until the caller leaves.
-    INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
+    """Sends the matching tasks that have not ended, then the latest state of each matching task within 2 s
+    of its change, until the caller leaves. It begins with at most 1,000 tasks, the newest first, of the
+    newest 20,000. A task that changes faster than the caller reads is sent in its latest state only; one
+    that leaves `states` is not sent; progress is no change. INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too
+    many watchers, or 10,000 tasks wait for a caller that does not read); UNAVAILABLE: call again.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_dispatcher_service_pb2.CancelTaskRequest, _dispatcher_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """Cancels a task: at once when no worker holds it, else as soon as the worker has let go. Idempotent.
@@ -118,7 +130,9 @@ class DispatcherServiceAsyncStub(DispatcherServiceStub):
     GetStats: _aio.UnaryUnaryMultiCallable[_dispatcher_service_pb2.GetStatsRequest, _dispatcher_service_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Reads counts, workers and throughput."""
     ExplainTask: _aio.UnaryUnaryMultiCallable[_dispatcher_service_pb2.ExplainTaskRequest, _dispatcher_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
-    """Says why a task is not running. NOT_FOUND, INVALID_ARGUMENT."""
+    """Says why a task is not running: the first reason that applies, by what all dispatchers know.
+    NOT_FOUND, INVALID_ARGUMENT.
+    """
 
 class DispatcherServiceServicer(metaclass=_abc_1.ABCMeta):
     """Accepts tasks and answers for them. Every read answers the same from any replica. Any call may end
@@ -160,7 +174,9 @@ class DispatcherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatcher_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dispatcher_service_pb2.ListTasksResponse, _abc.Awaitable[_dispatcher_service_pb2.ListTasksResponse]]:
-        """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size, token or filter."""
+        """Lists tasks, newest first. INVALID_ARGUMENT for a bad page size or token, a state of no pipeline, or
+        an unknown pipeline.
+        """
 
     @_abc_1.abstractmethod
     def WaitTask(
@@ -189,8 +205,11 @@ class DispatcherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatcher_service_pb2.WatchTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dispatcher_service_pb2.WatchTasksResponse], _abc.AsyncIterator[_dispatcher_service_pb2.WatchTasksResponse]]:
-        """Sends the latest state of each matching task within 2 s of its change, until the caller leaves.
-        INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
+        """Sends the matching tasks that have not ended, then the latest state of each matching task within 2 s
+        of its change, until the caller leaves. It begins with at most 1,000 tasks, the newest first, of the
+        newest 20,000. A task that changes faster than the caller reads is sent in its latest state only; one
+        that leaves `states` is not sent; progress is no change. INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too
+        many watchers, or 10,000 tasks wait for a caller that does not read); UNAVAILABLE: call again.
         """
 
     @_abc_1.abstractmethod
@@ -227,6 +246,8 @@ class DispatcherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dispatcher_service_pb2.ExplainTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dispatcher_service_pb2.ExplainTaskResponse, _abc.Awaitable[_dispatcher_service_pb2.ExplainTaskResponse]]:
-        """Says why a task is not running. NOT_FOUND, INVALID_ARGUMENT."""
+        """Says why a task is not running: the first reason that applies, by what all dispatchers know.
+        NOT_FOUND, INVALID_ARGUMENT.
+        """
 
 def add_DispatcherServiceServicer_to_server(servicer: DispatcherServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

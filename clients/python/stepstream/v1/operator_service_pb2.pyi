@@ -60,7 +60,7 @@ class Worker(_message.Message):
     instance_id: _builtins.str
     """Its process; new at each start."""
     dispatcher_id: _builtins.str
-    """The dispatcher that holds its session; empty when it is gone."""
+    """The dispatcher that holds its session; empty when it is gone, or the dispatcher is."""
     max_in_flight: _builtins.int
     """Most attempts that it takes at once."""
     in_flight: _builtins.int
@@ -72,7 +72,7 @@ class Worker(_message.Message):
     sdk: _builtins.str
     """Name and version of its SDK."""
     draining: _builtins.bool
-    """Whether it has been told to leave."""
+    """Whether it leaves: an operator has told it to, or it has said so itself."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Queues that it serves."""
@@ -83,7 +83,9 @@ class Worker(_message.Message):
 
     @_builtins.property
     def last_seen_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was heard last, by the clock of Redis."""
+        """When its dispatcher wrote about it last, by the clock of Redis: at each change, and every minute. Of
+        one that is gone, when it left.
+        """
 
     def __init__(
         self,
@@ -141,7 +143,7 @@ class DrainWorkerRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Its name. Required."""
     def __init__(
         self,
         *,
@@ -157,7 +159,7 @@ Global___DrainWorkerRequest: _TypeAlias = DrainWorkerRequest  # noqa: Y015
 
 @_typing.final
 class DrainWorkerResponse(_message.Message):
-    """The intent is stored."""
+    """The intent is stored, and the worker's dispatcher was told."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -180,7 +182,7 @@ class PauseQueueRequest(_message.Message):
 
     QUEUE_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
-    """Its name."""
+    """Its name: a queue of some pipeline, or one that a connected worker serves. Required."""
     def __init__(
         self,
         *,
@@ -196,7 +198,7 @@ Global___PauseQueueRequest: _TypeAlias = PauseQueueRequest  # noqa: Y015
 
 @_typing.final
 class PauseQueueResponse(_message.Message):
-    """The intent is stored."""
+    """The intent is stored, and the other dispatchers were told."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,7 +221,7 @@ class ResumeQueueRequest(_message.Message):
 
     QUEUE_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
-    """Its name."""
+    """Its name, as of PauseQueue; also of any queue that is paused. Required."""
     def __init__(
         self,
         *,
@@ -235,7 +237,7 @@ Global___ResumeQueueRequest: _TypeAlias = ResumeQueueRequest  # noqa: Y015
 
 @_typing.final
 class ResumeQueueResponse(_message.Message):
-    """The intent is stored."""
+    """The intent is stored, and the other dispatchers were told."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -288,7 +290,7 @@ class ListDeadLettersResponse(_message.Message):
     """Token of the next page; empty on the last one."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]:
-        """Latest first, with errors."""
+        """Latest first, with input, outputs and errors. May be shorter than the page size although more follow."""
 
     def __init__(
         self,
@@ -313,7 +315,7 @@ class RedriveRequest(_message.Message):
     TASK_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 1,000 tasks."""
+        """1 to 1,000 tasks; one that is named twice is started anew once."""
 
     def __init__(
         self,
@@ -342,7 +344,9 @@ class RedriveResult(_message.Message):
     redriven: _builtins.bool
     """Whether it is queued again."""
     reason: _builtins.str
-    """Word of ErrorReason without its prefix; empty when it is queued again."""
+    """Word of ErrorReason without its prefix; empty when it is queued again: TASK_NOT_FOUND,
+    TASK_NOT_FAILED, TASK_CONTENDED, INVALID_TASK (not a task id).
+    """
     def __init__(
         self,
         *,
@@ -397,7 +401,7 @@ class UpdateInputRequest(_message.Message):
     """The task's version that the operator saw. 0: whatever it is now."""
     @_builtins.property
     def input(self) -> _task_pb2.Payload:
-        """Replaces the input; at most 1 MiB."""
+        """Replaces the input; at most 1 MiB. Required."""
 
     def __init__(
         self,
@@ -423,7 +427,7 @@ class UpdateInputResponse(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """As it stands."""
+        """As it stands, with its payloads."""
 
     def __init__(
         self,
@@ -486,6 +490,7 @@ class PipelineStep(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     ON_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name; also the step type that a worker serves."""
     state: _builtins.str
@@ -494,6 +499,8 @@ class PipelineStep(_message.Message):
     """`worker` or `human`."""
     queue: _builtins.str
     """The queue that its assignments come from; empty for a human step."""
+    paused: _builtins.bool
+    """Whether an operator has paused its queue."""
     @_builtins.property
     def on(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Where each outcome leads: a step, `done` or `failed`."""
@@ -506,10 +513,11 @@ class PipelineStep(_message.Message):
         kind: _builtins.str = ...,
         queue: _builtins.str = ...,
         on: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "on", b"on", "queue", b"queue", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "on", b"on", "paused", b"paused", "queue", b"queue", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class OperatorServiceStub(object):
-    """Operates workers, queues and dead letters. Each method is idempotent. A release that does not serve
-    a method answers UNIMPLEMENTED (NOT_IMPLEMENTED).
+    """Operates workers, queues and dead letters. Each method may be called again without harm: it finds done
+    what it did before. Any call may end with UNAVAILABLE (STORE_UNAVAILABLE) or INTERNAL; codes named
+    below come beside these.
     """
 
     def __init__(self, channel):
@@ -79,8 +80,9 @@ class OperatorServiceStub(object):
 
 
 class OperatorServiceServicer(object):
-    """Operates workers, queues and dead letters. Each method is idempotent. A release that does not serve
-    a method answers UNIMPLEMENTED (NOT_IMPLEMENTED).
+    """Operates workers, queues and dead letters. Each method may be called again without harm: it finds done
+    what it did before. Any call may end with UNAVAILABLE (STORE_UNAVAILABLE) or INTERNAL; codes named
+    below come beside these.
     """
 
     def ListWorkers(self, request, context):
@@ -91,50 +93,56 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Tells a worker to finish what it runs and leave. NOT_FOUND.
+        """Tells a worker to finish what it runs and leave, whichever dispatcher it is connected to. It is handed
+        nothing more within 2 s. The process is meant, not the name: one that a supervisor starts in its place
+        works as ever. NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseQueue(self, request, context):
-        """Stops handing out from a queue; what runs goes on. NOT_FOUND.
+        """Stops handing out from a queue: at once here, within 2 s at the other dispatchers, until it is
+        resumed. What runs goes on; Submit accepts as before. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeQueue(self, request, context):
-        """Hands out from a queue again. NOT_FOUND.
+        """Hands out from a queue again. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """Lists failed tasks, latest first. INVALID_ARGUMENT.
+        """Lists failed tasks, the one that failed latest first. INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Redrive(self, request, context):
-        """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-        FAILED_PRECONDITION.
+        """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
+        one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
+        INVALID_ARGUMENT for an empty or too long list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateInput(self, request, context):
-        """Replaces the input of a failed task. NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT.
+        """Replaces the input of a failed task; a redrive then runs with it. The outputs of completed steps stay.
+        NOT_FOUND, FAILED_PRECONDITION (not failed, or changed since), ABORTED (changing too fast),
+        INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPipelines(self, request, context):
-        """Lists the pipelines that this dispatcher has loaded.
+        """Lists the pipelines that new tasks begin with at this dispatcher.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,8 +200,9 @@ def add_OperatorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperatorService(object):
-    """Operates workers, queues and dead letters. Each method is idempotent. A release that does not serve
-    a method answers UNIMPLEMENTED (NOT_IMPLEMENTED).
+    """Operates workers, queues and dead letters. Each method may be called again without harm: it finds done
+    what it did before. Any call may end with UNAVAILABLE (STORE_UNAVAILABLE) or INTERNAL; codes named
+    below come beside these.
     """
 
     @staticmethod

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperatorServiceStub:
-    """Operates workers, queues and dead letters. Each method is idempotent. A release that does not serve
-    a method answers UNIMPLEMENTED (NOT_IMPLEMENTED).
+    """Operates workers, queues and dead letters. Each method may be called again without harm: it finds done
+    what it did before. Any call may end with UNAVAILABLE (STORE_UNAVAILABLE) or INTERNAL; codes named
+    below come beside these.
     """
 
     @_typing.overload
@@ -38,51 +39,71 @@ class OperatorServiceStub:
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListWorkersRequest, _operator_service_pb2.ListWorkersResponse]
     """Lists workers, gone ones for 10 minutes."""
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.DrainWorkerRequest, _operator_service_pb2.DrainWorkerResponse]
-    """Tells a worker to finish what it runs and leave. NOT_FOUND."""
+    """Tells a worker to finish what it runs and leave, whichever dispatcher it is connected to. It is handed
+    nothing more within 2 s. The process is meant, not the name: one that a supervisor starts in its place
+    works as ever. NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT.
+    """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.PauseQueueRequest, _operator_service_pb2.PauseQueueResponse]
-    """Stops handing out from a queue; what runs goes on. NOT_FOUND."""
+    """Stops handing out from a queue: at once here, within 2 s at the other dispatchers, until it is
+    resumed. What runs goes on; Submit accepts as before. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT.
+    """
     ResumeQueue: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeQueueRequest, _operator_service_pb2.ResumeQueueResponse]
-    """Hands out from a queue again. NOT_FOUND."""
+    """Hands out from a queue again. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT."""
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListDeadLettersRequest, _operator_service_pb2.ListDeadLettersResponse]
-    """Lists failed tasks, latest first. INVALID_ARGUMENT."""
+    """Lists failed tasks, the one that failed latest first. INVALID_ARGUMENT."""
     Redrive: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.RedriveRequest, _operator_service_pb2.RedriveResponse]
-    """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-    FAILED_PRECONDITION.
+    """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
+    one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
+    INVALID_ARGUMENT for an empty or too long list.
     """
     UpdateInput: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.UpdateInputRequest, _operator_service_pb2.UpdateInputResponse]
-    """Replaces the input of a failed task. NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
+    """Replaces the input of a failed task; a redrive then runs with it. The outputs of completed steps stay.
+    NOT_FOUND, FAILED_PRECONDITION (not failed, or changed since), ABORTED (changing too fast),
+    INVALID_ARGUMENT.
+    """
     ListPipelines: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListPipelinesRequest, _operator_service_pb2.ListPipelinesResponse]
-    """Lists the pipelines that this dispatcher has loaded."""
+    """Lists the pipelines that new tasks begin with at this dispatcher."""
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
-    """Operates workers, queues and dead letters. Each method is idempotent. A release that does not serve
-    a method answers UNIMPLEMENTED (NOT_IMPLEMENTED).
+    """Operates workers, queues and dead letters. Each method may be called again without harm: it finds done
+    what it did before. Any call may end with UNAVAILABLE (STORE_UNAVAILABLE) or INTERNAL; codes named
+    below come beside these.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListWorkers: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListWorkersRequest, _operator_service_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """Lists workers, gone ones for 10 minutes."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.DrainWorkerRequest, _operator_service_pb2.DrainWorkerResponse]  # type: ignore[assignment]
-    """Tells a worker to finish what it runs and leave. NOT_FOUND."""
+    """Tells a worker to finish what it runs and leave, whichever dispatcher it is connected to. It is handed
+    nothing more within 2 s. The process is meant, not the name: one that a supervisor starts in its place
+    works as ever. NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT.
+    """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.PauseQueueRequest, _operator_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
-    """Stops handing out from a queue; what runs goes on. NOT_FOUND."""
+    """Stops handing out from a queue: at once here, within 2 s at the other dispatchers, until it is
+    resumed. What runs goes on; Submit accepts as before. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT.
+    """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeQueueRequest, _operator_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
-    """Hands out from a queue again. NOT_FOUND."""
+    """Hands out from a queue again. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListDeadLettersRequest, _operator_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """Lists failed tasks, latest first. INVALID_ARGUMENT."""
+    """Lists failed tasks, the one that failed latest first. INVALID_ARGUMENT."""
     Redrive: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.RedriveRequest, _operator_service_pb2.RedriveResponse]  # type: ignore[assignment]
-    """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-    FAILED_PRECONDITION.
+    """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
+    one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
+    INVALID_ARGUMENT for an empty or too long list.
     """
     UpdateInput: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.UpdateInputRequest, _operator_service_pb2.UpdateInputResponse]  # type: ignore[assignment]
-    """Replaces the input of a failed task. NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
+    """Replaces the input of a failed task; a redrive then runs with it. The outputs of completed steps stay.
+    NOT_FOUND, FAILED_PRECONDITION (not failed, or changed since), ABORTED (changing too fast),
+    INVALID_ARGUMENT.
+    """
     ListPipelines: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListPipelinesRequest, _operator_service_pb2.ListPipelinesResponse]  # type: ignore[assignment]
-    """Lists the pipelines that this dispatcher has loaded."""
+    """Lists the pipelines that new tasks begin with at this dispatcher."""
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Operates workers, queues and dead letters. Each method is idempotent. A release that does not serve
-    a method answers UNIMPLEMENTED (NOT_IMPLEMENTED).
+    """Operates workers, queues and dead letters. Each method may be called again without harm: it finds done
+    what it did before. Any call may end with UNAVAILABLE (STORE_UNAVAILABLE) or INTERNAL; codes named
+    below come beside these.
     """
 
     @_abc_1.abstractmethod
@@ -99,7 +120,10 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.DrainWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.DrainWorkerResponse, _abc.Awaitable[_operator_service_pb2.DrainWorkerResponse]]:
-        """Tells a worker to finish what it runs and leave. NOT_FOUND."""
+        """Tells a worker to finish what it runs and leave, whichever dispatcher it is connected to. It is handed
+        nothing more within 2 s. The process is meant, not the name: one that a supervisor starts in its place
+        works as ever. NOT_FOUND (WORKER_NOT_FOUND), INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def PauseQueue(
@@ -107,7 +131,9 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.PauseQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.PauseQueueResponse, _abc.Awaitable[_operator_service_pb2.PauseQueueResponse]]:
-        """Stops handing out from a queue; what runs goes on. NOT_FOUND."""
+        """Stops handing out from a queue: at once here, within 2 s at the other dispatchers, until it is
+        resumed. What runs goes on; Submit accepts as before. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def ResumeQueue(
@@ -115,7 +141,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.ResumeQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.ResumeQueueResponse, _abc.Awaitable[_operator_service_pb2.ResumeQueueResponse]]:
-        """Hands out from a queue again. NOT_FOUND."""
+        """Hands out from a queue again. NOT_FOUND (QUEUE_NOT_FOUND), INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def ListDeadLetters(
@@ -123,7 +149,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_operator_service_pb2.ListDeadLettersResponse]]:
-        """Lists failed tasks, latest first. INVALID_ARGUMENT."""
+        """Lists failed tasks, the one that failed latest first. INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def Redrive(
@@ -131,8 +157,9 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.RedriveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.RedriveResponse, _abc.Awaitable[_operator_service_pb2.RedriveResponse]]:
-        """Starts failed tasks anew at the step that failed. INVALID_ARGUMENT; per item NOT_FOUND,
-        FAILED_PRECONDITION.
+        """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
+        one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
+        INVALID_ARGUMENT for an empty or too long list.
         """
 
     @_abc_1.abstractmethod
@@ -141,7 +168,10 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.UpdateInputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.UpdateInputResponse, _abc.Awaitable[_operator_service_pb2.UpdateInputResponse]]:
-        """Replaces the input of a failed task. NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
+        """Replaces the input of a failed task; a redrive then runs with it. The outputs of completed steps stay.
+        NOT_FOUND, FAILED_PRECONDITION (not failed, or changed since), ABORTED (changing too fast),
+        INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def ListPipelines(
@@ -149,6 +179,6 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.ListPipelinesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.ListPipelinesResponse, _abc.Awaitable[_operator_service_pb2.ListPipelinesResponse]]:
-        """Lists the pipelines that this dispatcher has loaded."""
+        """Lists the pipelines that new tasks begin with at this dispatcher."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -976,21 +976,27 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class DispatcherDrain(_message.Message):
-    """Open a new stream elsewhere, bring your inventory, then half-close this one."""
+    """Open a new stream elsewhere, bring your inventory, then half-close this one. With `leave`: go."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """For the log."""
+    leave: _builtins.bool
+    """An operator wants the worker to leave for good: send `drain`, start nothing more, finish what runs,
+    report, half-close, end. One that does not know this field moves elsewhere and is fed nowhere.
+    """
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        leave: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leave", b"leave", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

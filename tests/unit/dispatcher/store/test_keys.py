@@ -21,6 +21,7 @@ from stepstream_dispatcher.store.keys import GROUP, Keys
         (lambda keys: keys.dispatchers, "task:dispatchers"),
         (lambda keys: keys.workers, "task:workers"),
         (lambda keys: keys.paused, "task:paused"),
+        (lambda keys: keys.draining, "task:draining"),
         (lambda keys: keys.events, "task:events"),
         (lambda keys: keys.pipelines, "task:pipelines"),
         (lambda keys: keys.minute(29), "task:minute:29"),
