@@ -52,6 +52,7 @@ RECORDS = (
     FAILED,
     msgspec.structs.replace(FAILED, step="review"),
     msgspec.structs.replace(FAILED, state="cancelled"),
+    *(msgspec.structs.replace(one, deadline_ms=NOW_MS) for one in (QUEUED, DELAYED, WAITING)),
 )
 FACTS: tuple[f.Fact, ...] = (
     f.Leased(entry=ENTRY, token=NEW_TOKEN, owner=HERE, worker="worker"),
@@ -62,6 +63,7 @@ FACTS: tuple[f.Fact, ...] = (
     f.Released(token=TOKEN, reason=""),
     *(f.Lost(token=TOKEN, reason="", owner=HERE, waited_ms=ms) for ms in (0, 1_500)),
     f.Due(),
+    *(f.DeadlinePassed(token=one) for one in ("", TOKEN)),
     f.Requeued(entry=ENTRY, reason=""),
     f.CancelAsked(reason=""),
     *(f.Reviewed(decision=one, reviewer="ana") for one in ("approved", "rejected")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -10,25 +11,35 @@ from collections.abc import Callable
 import structlog
 
 from stepstream.errors import StoreUnavailable
+from stepstream.telemetry import open_telemetry
+from stepstream_dispatcher import _telemetry
 from stepstream_dispatcher.addresses import split_address
 from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError
+from stepstream_dispatcher.edge.api import api_routes
 from stepstream_dispatcher.edge.app import build_app
+from stepstream_dispatcher.edge.bodies import IntakeLimits
 from stepstream_dispatcher.edge.serve import open_listener, serve_http
 from stepstream_dispatcher.engine.engine import Engine, EngineOptions
 from stepstream_dispatcher.engine.metrics import run_metrics
 from stepstream_dispatcher.engine.supervise import supervise
+from stepstream_dispatcher.engine.switch import SwitchStore
+from stepstream_dispatcher.engine.traces import SpanSink
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.rpc.dispatcher_service import DispatcherService
+from stepstream_dispatcher.rpc.json_calls import json_calls, json_schemas
 from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
 from stepstream_dispatcher.rpc.worker_service import WorkerService
 from stepstream_dispatcher.settings import Settings
+from stepstream_dispatcher.store.local import LocalStore
+from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import Store, StoreRefused
 from stepstream_dispatcher.store.redis import RedisStore
 
 __all__ = ["options_of", "run", "serve"]
 
 STOP_GRACE_S = 1.0  # of grpc, after our own drain: unary calls still finish
+TRACES_LIMIT_S = 0.5  # to read the traces of what was applied last
 OPEN_EVERY_S = 0.2  # between two tries to reach Redis at the start
 
 _log = structlog.get_logger(__name__)
@@ -36,23 +47,57 @@ _log = structlog.get_logger(__name__)
 
 def run(settings: Settings) -> int:
     """Run a dispatcher until SIGTERM or SIGINT; returns the exit code."""
-    if not settings.use_parallel_processing:
-        sys.stderr.write("error: USE_PARALLEL_PROCESSING=false is not served by this release\n")
-        return 2
     try:
         pipelines = read_pipelines(settings.pipelines)
+        store = make_store(settings)
     except PipelineError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    store = RedisStore(
-        settings.redis_url, prefix=settings.key_prefix, dispatcher_id=settings.identity
-    )
+    except OSError as error:
+        sys.stderr.write(f"error: STEPSTREAM_DATA_DIR: {error}\n")
+        return 2
+    telemetry = open_telemetry(service=_telemetry.SERVICE, instance=settings.identity)
     try:
-        asyncio.run(serve(settings, store, pipelines))
+        asyncio.run(serve(settings, store, pipelines, spans=telemetry))
     except StoreRefused as error:
         sys.stderr.write(f"error: REDIS_URL: {error}\n")
         return 2
+    finally:
+        if telemetry is not None:
+            telemetry.close()
     return 0
+
+
+def make_store(settings: Settings) -> Store:
+    """Build the store of the settings' mode; opens nothing.
+
+    Raises:
+        OSError: The data directory cannot be made.
+    """
+    if not settings.use_parallel_processing:
+        return LocalStore(_database(settings, "tasks"), dispatcher_id=settings.identity)
+    redis = RedisStore(
+        settings.redis_url, prefix=settings.key_prefix, dispatcher_id=settings.identity
+    )
+    if not settings.fallback:
+        return redis
+    journal = LocalStore(
+        _database(settings, f"journal-{_file_name(settings.identity)}", now_ms=redis.now_ms),
+        dispatcher_id=settings.identity,
+    )
+    return SwitchStore(redis, journal, running_max=settings.fallback_max)
+
+
+def _database(
+    settings: Settings, name: str, *, now_ms: Callable[[], int] | None = None
+) -> LocalDatabase:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.data_dir / f"{name}.sqlite"
+    return LocalDatabase(path, now_ms=now_ms) if now_ms else LocalDatabase(path)
+
+
+def _file_name(identity: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", identity)
 
 
 def options_of(settings: Settings) -> EngineOptions:
@@ -67,7 +112,17 @@ def options_of(settings: Settings) -> EngineOptions:
         results_max=settings.results_max,
         live_max=settings.queue_max,
         payload_bytes_max=settings.payload_max_bytes,
+        synchronous=not settings.use_parallel_processing,
     )
+
+
+def intake_limits_of(settings: Settings) -> IntakeLimits:
+    """The HTTP edge's slice of the settings.
+
+    JSON takes up to twice the bytes of what it says, when a client writes each letter beyond ASCII
+    as an escape; the payload's own limit is held where it is known.
+    """
+    return IntakeLimits(body_bytes=2 * settings.payload_max_bytes + 65_536)
 
 
 async def serve(
@@ -77,26 +132,27 @@ async def serve(
     *,
     stop: asyncio.Event | None = None,
     started: Callable[[int, int], None] | None = None,
+    spans: SpanSink | None = None,
 ) -> None:
     """Serve until `stop` (or a signal) is set; then drain.
 
     Args:
         started: Called with the gRPC and the HTTP port once both listen.
+        spans: Where spans go; its maker closes it.
     """
     leave = stop or _stop_on_signals()
-    engine = Engine(store=store, pipelines=pipelines, options=options_of(settings))
-    rpc = RpcServer(
-        dispatcher=DispatcherService(engine),
-        worker=WorkerService(engine),
-        operator=OperatorService(),
-    )
+    engine = Engine(store=store, pipelines=pipelines, options=options_of(settings), spans=spans)
+    dispatcher, operator = DispatcherService(engine), OperatorService()
+    rpc = RpcServer(dispatcher=dispatcher, worker=WorkerService(engine), operator=operator)
     listener = open_listener(settings.http_address)
     grpc_port = await _open(engine, rpc, settings, leave)
     if grpc_port is None:
         listener.close()
         return
     http_port = listener.getsockname()[1]
-    edge = build_app(engine.stats, engine.ready)
+    calls = json_calls(dispatcher, operator, engine.desk)
+    routes = api_routes(calls, json_schemas(), intake_limits_of(settings))
+    edge = build_app(engine.stats, engine.ready, routes, mode=lambda: engine.home_of("").mode)
     http_stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         loops = group.create_task(engine.run())
@@ -113,6 +169,7 @@ async def serve(
         await http
         for task in filter(None, (loops, metrics)):
             task.cancel()
+    await engine.traces.close(TRACES_LIMIT_S)
     await store.close()
     _log.info("stopped")
 

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     pipelines: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), json_schema_extra={"expected": f"paths separated by {os.pathsep!r}"}
     )
+    fallback: bool = True  # while Redis is down, run new tasks synchronously
+    fallback_max: int = Field(default=64, ge=1, le=10_000)  # tasks that run so at once
     data_dir: Path = Path("data")  # where what must outlive the process is kept
     log_format: Literal["auto", "json", "console"] = "auto"  # auto: console on a terminal
 

@@ -150,6 +150,22 @@ async def test_a_delay_that_ended_is_off_the_list(store):
     assert await store.due(limit=10) == ([], None)
 
 
+async def test_a_queued_task_may_have_a_timer_that_is_moved_and_taken_away(store):
+    now_ms = store.now_ms()
+    creation = build("create", "t1", None, now_ms=now_ms)
+    await store.commit([msgspec.structs.replace(creation, due_ms=now_ms + 50_000)], kind="submit")
+    assert await store.due(limit=10) == ([], now_ms + 50_000)
+
+    lease = build("lease", "t1", await current(store, "t1"), now_ms=now_ms)
+    await store.commit([msgspec.structs.replace(lease, undelay=True)], kind="settle")
+    assert await store.due(limit=10) == ([], None)
+
+    release = build("release", "t1", await current(store, "t1"), now_ms=now_ms)
+    await store.commit([msgspec.structs.replace(release, due_ms=now_ms)], kind="settle")
+    assert await store.due(limit=10) == (["t1"], None)
+    assert len(await store.read("default", 10)) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "tally"), [("complete-next", {"processed": "1"}), ("fail-delayed", {"failed": "1"})]
 )

@@ -8,7 +8,7 @@ from google.rpc.status_pb2 import Status
 
 from stepstream.errors import ERRORS_BY_REASON, StepstreamError
 from stepstream.v1.error_pb2 import ErrorReason
-from stepstream_dispatcher.edge.problems import HTTP_STATUS
+from stepstream_dispatcher.edge.problems import http_status
 from stepstream_dispatcher.rpc.status import ERROR_DOMAIN, rich_status
 from tests.support.tree import ROOT
 
@@ -55,7 +55,7 @@ def test_page_has_a_row_for_each_error_and_no_other():
             error.__name__,
             error.reason,
             error.status,
-            str(HTTP_STATUS[error.status]),
+            str(http_status(error)),
             "yes" if error.retryable else "no",
         )
         for error in ERRORS

@@ -12,7 +12,7 @@ from packaging.version import Version
 from tests.support.tree import ROOT
 
 FILES = ("dev.txt", "run.txt", "tools.txt")
-PINNED = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; (.+?))?(?: \\)?$")
+PINNED = re.compile(r"^([a-z0-9-]+)(?:\[[a-z0-9,-]+\])?==(\S+)(?: ; (.+?))?(?: \\)?$")
 HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}(?: \\)?$")
 # What `make demo` runs on: everything but telemetry.
 RUN_EXTRAS = ("dispatcher", "embedded", "worker")

@@ -2,7 +2,7 @@
 
 import re
 
-from stepstream_dispatcher.core.pipeline import load
+from stepstream_dispatcher.core.pipeline_file import load
 from stepstream_dispatcher.pipelines import read_pipelines
 from tests.support.tree import ROOT
 

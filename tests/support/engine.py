@@ -203,6 +203,12 @@ class Dispatcher:
         body = supervise("loop", run) if self._supervised else run()
         self._tasks.append(self._group.create_task(body))
 
+    def stop_loops(self) -> None:
+        """End every loop, as a dispatcher that is gone."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+
     async def __aexit__(
         self,
         kind: type[BaseException] | None,

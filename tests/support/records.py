@@ -6,7 +6,8 @@ import msgspec
 
 from stepstream_dispatcher.core import facts as f
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
-from stepstream_dispatcher.core.pipeline import Pipeline, load
+from stepstream_dispatcher.core.pipeline import Pipeline
+from stepstream_dispatcher.core.pipeline_file import load
 from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition, after
 
 __all__ = [
@@ -158,6 +159,7 @@ def facts_of_every_kind() -> dict[type[f.Fact], f.Fact]:
         f.Released(token=TOKEN, reason="it drains"),
         f.Lost(token=TOKEN, reason="gone", owner="dispatcher-1", waited_ms=0),
         f.Due(),
+        f.DeadlinePassed(),
         f.Requeued(entry=ENTRY, reason="no room"),
         f.CancelAsked(reason="no longer needed"),
         f.Reviewed(decision="approved", reviewer="ada"),

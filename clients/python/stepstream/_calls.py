@@ -44,6 +44,7 @@ class Call(Generic[T]):
     request: Any
     read: Callable[[Any], T]  # the answer's message into what the caller gets
     timeout_s: float | None = None  # None: the client's
+    metadata: tuple[tuple[str, str], ...] = ()  # trace context and baggage
 
 
 def new_request_id() -> str:
@@ -51,18 +52,25 @@ def new_request_id() -> str:
     return uuid4().hex
 
 
-def submit(item: types.SubmitItem) -> Call[types.Submitted]:
+def submit(
+    item: types.SubmitItem, metadata: tuple[tuple[str, str], ...] = ()
+) -> Call[types.Submitted]:
     """Submit one task.
 
     Raises:
         InvalidTask: a value cannot travel.
     """
     request = _submit_request(item)
-    return Call(method="Submit", request=request, read=_convert.submitted_from_message)
+    return Call(
+        method="Submit",
+        request=request,
+        read=_convert.submitted_from_message,
+        metadata=metadata,
+    )
 
 
 def submit_batch(
-    items: Sequence[types.SubmitItem],
+    items: Sequence[types.SubmitItem], metadata: tuple[tuple[str, str], ...] = ()
 ) -> Call[list[types.Submitted | StepstreamError]]:
     """Submit up to 1,000 tasks, each accepted or refused by itself.
 
@@ -71,7 +79,7 @@ def submit_batch(
     """
     requests = [_batch_request(index, item) for index, item in enumerate(items)]
     request = pb2.SubmitBatchRequest(requests=requests)
-    return Call(method="SubmitBatch", request=request, read=_read_batch)
+    return Call(method="SubmitBatch", request=request, read=_read_batch, metadata=metadata)
 
 
 def get(task_id: str, *, payloads: bool) -> Call[types.Task]:
@@ -177,6 +185,8 @@ def _submit_request(item: types.SubmitItem) -> pb2.SubmitRequest:
     )
     if item.delay_s is not None:
         request.delay.CopyFrom(_convert.seconds_to_duration(item.delay_s, "delay"))
+    if item.deadline_s is not None:
+        request.deadline.CopyFrom(_convert.seconds_to_duration(item.deadline_s, "deadline"))
     if item.max_retries is not None:
         request.retry.max_retries = item.max_retries
     for name, seconds in (("initial_delay", item.initial_delay_s), ("timeout", item.timeout_s)):

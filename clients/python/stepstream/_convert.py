@@ -116,6 +116,7 @@ def task_from_message(task: task_pb2.Task) -> types.Task:
         create_time=_time(task, "create_time"),
         update_time=_time(task, "update_time"),
         due_time=_time(task, "due_time"),
+        deadline_time=_time(task, "deadline_time"),
         labels=dict(task.labels),
         input=payload_to_value(task.input),
         outputs={step: payload_to_value(output) for step, output in task.outputs.items()},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 import grpc.aio
 
-from stepstream import _calls
+from stepstream import _calls, _tracing
 from stepstream._channel import CHANNEL_OPTIONS, Endpoints
 from stepstream._retry import Retry
 from stepstream._status import error_from_rpc
@@ -94,6 +94,7 @@ class AsyncClient:
         *,
         request_id: str | None = None,
         delay_s: float | None = None,
+        deadline_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         require_durable: bool = False,
         max_retries: int | None = None,
@@ -107,6 +108,8 @@ class AsyncClient:
             input: What its first step works on; at most 1 MiB.
             request_id: Makes the call idempotent; None: a random one.
             delay_s: Seconds until the task starts, up to 366 days; None: at once.
+            deadline_s: Seconds after which it fails unless it has ended, more than `delay_s` and at
+                most 366 days; None: no limit.
             labels: Up to 16, keys and values of at most 63 characters.
             require_durable: Whether to refuse the task rather than keep it in memory or locally.
             max_retries: Retries of each step after its first run, 0 to 100; None: the pipeline's.
@@ -124,13 +127,15 @@ class AsyncClient:
             input=input,
             request_id=request_id,
             delay_s=delay_s,
+            deadline_s=deadline_s,
             labels=labels or {},
             require_durable=require_durable,
             max_retries=max_retries,
             initial_delay_s=initial_delay_s,
             timeout_s=timeout_s,
         )
-        return await self._run(_calls.submit(item))
+        with _tracing.producing(item.pipeline) as trace:
+            return trace.accepted(await self._run(_calls.submit(item, trace.metadata)))
 
     async def submit_batch(self, items: Sequence[SubmitItem]) -> list[Submitted | StepstreamError]:
         """Submits up to 1,000 tasks; one answer or error per item, in order.
@@ -138,7 +143,8 @@ class AsyncClient:
         Raises:
             InvalidTask: the list is empty or too long, or a value cannot travel.
         """
-        return await self._run(_calls.submit_batch(items))
+        with _tracing.producing_batch([item.pipeline for item in items]) as trace:
+            return trace.answered(await self._run(_calls.submit_batch(items, trace.metadata)))
 
     async def get(self, task_id: str, *, payloads: bool = True) -> Task:
         """Reads one task, with its input, outputs, result and errors unless payloads is False.
@@ -331,7 +337,9 @@ class AsyncClient:
 
     async def _once(self, call: _calls.Call[T], timeout_s: float) -> T:
         try:
-            answer = await getattr(self._stub(), call.method)(call.request, timeout=timeout_s)
+            answer = await getattr(self._stub(), call.method)(
+                call.request, timeout=timeout_s, metadata=call.metadata
+            )
         except grpc.RpcError as error:
             raise error_from_rpc(error, self._endpoints.current) from error
         return call.read(answer)

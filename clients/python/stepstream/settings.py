@@ -20,6 +20,7 @@ __all__ = [
     "LocalSettings",
     "Setting",
     "SettingsError",
+    "TelemetrySettings",
     "child_environment",
     "describe",
     "is_address_list",
@@ -117,6 +118,40 @@ class EditorSettings(Struct, frozen=True, rename={"visual": "VISUAL", "editor": 
     def command(self) -> str:
         """The command line of the editor."""
         return self.visual or self.editor
+
+
+class TelemetrySettings(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename={
+        "endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "traces_endpoint": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "protocol": "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "traces_protocol": "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "exporter": "OTEL_TRACES_EXPORTER",
+        "disabled": "OTEL_SDK_DISABLED",
+    },
+):
+    """What decides whether a process sends spans; the OpenTelemetry SDK reads the rest itself."""
+
+    endpoint: str = ""
+    traces_endpoint: str = ""
+    protocol: str = ""
+    traces_protocol: str = ""
+    exporter: str = ""
+    disabled: str = ""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the environment asks for traces."""
+        named = bool(self.endpoint or self.traces_endpoint)
+        return named and self.exporter in {"", "otlp"} and self.disabled.lower() != "true"
+
+    @property
+    def wire(self) -> str:
+        """The protocol that it asks for; empty: whichever we have."""
+        return self.traces_protocol or self.protocol
 
 
 def read(kind: type[SettingsT], environment: Mapping[str, str] | None = None) -> SettingsT:

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from stepstream import _calls
+from stepstream import _calls, _tracing
 from stepstream._channel import CHANNEL_OPTIONS, Endpoints
 from stepstream._retry import Retry
 from stepstream._status import error_from_rpc
@@ -90,6 +90,7 @@ class Client:
         *,
         request_id: str | None = None,
         delay_s: float | None = None,
+        deadline_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         require_durable: bool = False,
         max_retries: int | None = None,
@@ -103,6 +104,8 @@ class Client:
             input: What its first step works on; at most 1 MiB.
             request_id: Makes the call idempotent; None: a random one.
             delay_s: Seconds until the task starts, up to 366 days; None: at once.
+            deadline_s: Seconds after which it fails unless it has ended, more than `delay_s` and at
+                most 366 days; None: no limit.
             labels: Up to 16, keys and values of at most 63 characters.
             require_durable: Whether to refuse the task rather than keep it in memory or locally.
             max_retries: Retries of each step after its first run, 0 to 100; None: the pipeline's.
@@ -120,13 +123,15 @@ class Client:
             input=input,
             request_id=request_id,
             delay_s=delay_s,
+            deadline_s=deadline_s,
             labels=labels or {},
             require_durable=require_durable,
             max_retries=max_retries,
             initial_delay_s=initial_delay_s,
             timeout_s=timeout_s,
         )
-        return self._run(_calls.submit(item))
+        with _tracing.producing(item.pipeline) as trace:
+            return trace.accepted(self._run(_calls.submit(item, trace.metadata)))
 
     def submit_batch(self, items: Sequence[SubmitItem]) -> list[Submitted | StepstreamError]:
         """Submits up to 1,000 tasks; one answer or error per item, in order.
@@ -134,7 +139,8 @@ class Client:
         Raises:
             InvalidTask: the list is empty or too long, or a value cannot travel.
         """
-        return self._run(_calls.submit_batch(items))
+        with _tracing.producing_batch([item.pipeline for item in items]) as trace:
+            return trace.answered(self._run(_calls.submit_batch(items, trace.metadata)))
 
     def get(self, task_id: str, *, payloads: bool = True) -> Task:
         """Reads one task, with its input, outputs, result and errors unless payloads is False.
@@ -325,7 +331,9 @@ class Client:
 
     def _once(self, call: _calls.Call[T], timeout_s: float) -> T:
         try:
-            answer = getattr(self._stub(), call.method)(call.request, timeout=timeout_s)
+            answer = getattr(self._stub(), call.method)(
+                call.request, timeout=timeout_s, metadata=call.metadata
+            )
         except grpc.RpcError as error:
             raise error_from_rpc(error, self._endpoints.current) from error
         return call.read(answer)

@@ -114,6 +114,7 @@ class Task(Struct, frozen=True, kw_only=True):
     create_time: datetime | None  # by the clock of Redis, UTC
     update_time: datetime | None
     due_time: datetime | None  # next attempt or delayed start; None when it waits for neither
+    deadline_time: datetime | None = None  # when it fails unless it has ended; None: never
     labels: dict[str, str]
     input: Value  # None unless payloads were asked for
     outputs: dict[str, Value]  # by step name; empty unless payloads were asked for
@@ -175,6 +176,7 @@ class SubmitItem(Struct, frozen=True, kw_only=True):
     input: Value
     request_id: str | None = None  # None: a random one
     delay_s: float | None = None
+    deadline_s: float | None = None  # None: no limit
     labels: Mapping[str, str] = field(default_factory=dict)
     require_durable: bool = False
     max_retries: int | None = None  # None: the pipeline's

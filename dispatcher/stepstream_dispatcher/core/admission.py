@@ -37,11 +37,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     input: bytes  # serialized Payload; empty: none was given
     request_id: str = ""
     delay_ms: int = 0
+    deadline_ms: int | None = None  # after it was accepted; None: no limit
     labels: Mapping[str, str] = {}
     trace: Mapping[str, str] = {}
     max_retries: int = -1
     initial_delay_ms: int = -1
     timeout_ms: int = -1
+    require_durable: bool = False  # refuse rather than keep it in memory or on one host
 
 
 def admit(submission: Submission, limits: Limits) -> None:
@@ -60,6 +62,7 @@ def admit(submission: Submission, limits: Limits) -> None:
         _refuse("request_id", "must be 1 to 128 printable ASCII characters without spaces")
     if not 0 <= submission.delay_ms <= DELAY_MS_MAX:
         _refuse("delay", "must be 0 to 366 days")
+    _check_deadline(submission)
     _check_labels(submission.labels)
     _check_overrides(submission)
 
@@ -106,6 +109,7 @@ def creation(
         created_ms=now_ms,
         updated_ms=now_ms,
         due_ms=due_ms,
+        deadline_ms=now_ms + submission.deadline_ms if submission.deadline_ms else 0,
         input_hash=input_hash(submission),
         max_retries=submission.max_retries,
         initial_delay_ms=submission.initial_delay_ms,
@@ -118,9 +122,10 @@ def creation(
         fields=msgspec.to_builtins(record),
         data=_data(submission),
         enqueue=step.queue if stage is Stage.QUEUED else None,
-        due_ms=due_ms if delayed else None,
+        due_ms=record.timer_ms or None,
         move=("", state),
         live=1,
+        durable=submission.require_durable,
         event=Event(
             sequence=1,
             at_ms=now_ms,
@@ -147,6 +152,16 @@ def _data(submission: Submission) -> dict[str, bytes]:
     if submission.trace:
         data["trace"] = msgspec.json.encode(dict(submission.trace))
     return data
+
+
+def _check_deadline(submission: Submission) -> None:
+    deadline_ms = submission.deadline_ms
+    if deadline_ms is None:
+        return
+    if not 1 <= deadline_ms <= DELAY_MS_MAX:
+        _refuse("deadline", "must be 1 ms to 366 days")
+    if deadline_ms <= submission.delay_ms:
+        _refuse("deadline", "must be later than the delayed start")
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

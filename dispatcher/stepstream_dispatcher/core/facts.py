@@ -8,6 +8,7 @@ __all__ = [
     "Adopted",
     "CancelAsked",
     "Completed",
+    "DeadlinePassed",
     "Due",
     "Fact",
     "Failed",
@@ -82,6 +83,12 @@ class Lost(Fact, frozen=True, kw_only=True):
 
 class Due(Fact, frozen=True, kw_only=True):
     """The due time of a delayed task has come."""
+
+
+class DeadlinePassed(Fact, frozen=True, kw_only=True):
+    """The deadline of the task itself has passed."""
+
+    token: str = ""  # of the attempt that ran until then; empty: the task's timer went off
 
 
 class Requeued(Fact, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ __all__ = [
     "TaskRecord",
     "Transition",
     "after",
+    "assignment_id",
+    "with_fields",
 ]
 
 TERMINAL_STATES: Final = frozenset({"done", "failed", "cancelled"})
@@ -75,6 +78,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_ms: int = 0  # latest transition, same clock
     leased_ms: int = 0  # latest lease, same clock
     due_ms: int = 0  # when DELAYED ends, same clock; 0 otherwise
+    deadline_ms: int = 0  # when the task fails unless it has ended, same clock; 0: never
     cancel: int = 0  # 1 once a cancel is asked for
     input_hash: str = ""  # 16 hexadecimal digits over pipeline and input
     reviewer: str = ""  # who decided last
@@ -88,6 +92,24 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def terminal(self) -> bool:
         """Whether nothing will change any more by itself."""
         return self.stage is Stage.ENDED
+
+    @property
+    def timer_ms(self) -> int:
+        """When something is due that nobody else would bring about; 0: nothing is.
+
+        What is leased has none: the attempt's own limit is never beyond the deadline.
+        """
+        match self.stage:
+            case Stage.DELAYED:
+                return min(self.due_ms, self.deadline_ms or self.due_ms)
+            case Stage.QUEUED | Stage.WAITING:
+                return self.deadline_ms
+            case _:
+                return 0
+
+    def is_late(self, now_ms: int) -> bool:
+        """Whether its deadline has passed."""
+        return 0 < self.deadline_ms <= now_ms
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -108,10 +130,21 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 def after(record: TaskRecord, transition: Transition) -> TaskRecord:
     """The record once a transition was applied; `entry` stays as it was where one is added."""
-    fields: dict[str, Any] = dict(transition.fields)
-    if "stage" in fields:
-        fields["stage"] = Stage(fields["stage"])
-    return msgspec.structs.replace(record, **fields)
+    return with_fields(record, transition.fields)
+
+
+def with_fields(record: TaskRecord, fields: Mapping[str, str | int | float]) -> TaskRecord:
+    """The record with some of its fields set, as a transition says them."""
+    values: dict[str, Any] = dict(fields)
+    if "stage" in values:
+        values["stage"] = Stage(values["stage"])
+    return msgspec.structs.replace(record, **values)
+
+
+def assignment_id(task_id: str, record: TaskRecord) -> str:
+    """Name an attempt; attempts count anew after each revision, so that is part of the name."""
+    revision = f"{record.revisions}." if record.revisions else ""
+    return f"{task_id}/{record.step}/{revision}{record.attempt}"
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +165,11 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, bytes] = {}  # fields of task:data to set
     ack: tuple[str, str] | None = None  # (queue, entry id) to acknowledge and delete
     enqueue: str | None = None  # queue to add (task id, step) to; the new id goes to `entry`
-    due_ms: int | None = None  # adds the task to the delayed set
-    undelay: bool = False  # takes the task off the delayed set
+    due_ms: int | None = None  # puts the task's timer into the delayed set, or moves it there
+    undelay: bool = False  # takes the task's timer out of the delayed set
     move: tuple[str, str] | None = None  # (state left or "", state entered), for counts and sets
     live: int = 0  # change of the count of live tasks: +1, 0, -1
     retain_s: int = 0  # keys expire after this; 0: no change; -1: expiry is taken away
+    durable: bool = False  # of a creation: must not go to a journal in place of Redis
     tally: tuple[str, str] | None = None  # (worker, "processed" | "failed") to count up by one
     event: Event  # appended to the history (not if touch) and published

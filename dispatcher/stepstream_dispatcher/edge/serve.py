@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from stepstream_dispatcher.addresses import ListenError, split_address
+from stepstream_dispatcher.edge.connections import HEADER_BYTES_MAX, Connection
 
 __all__ = ["open_listener", "serve_http"]
 
@@ -42,6 +43,8 @@ async def serve_http(app: ASGIApp, listener: socket.socket, stop: asyncio.Event)
         uvicorn.Config(
             app,
             access_log=False,
+            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+            http=Connection,
             lifespan="off",
             log_config=None,
             log_level="warning",

@@ -23,7 +23,14 @@ from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.record import TaskRecord, Transition, after
 from stepstream_dispatcher.engine.identity import OperationIds
-from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Store, Verdict
+from stepstream_dispatcher.store.port import (
+    CommitFailed,
+    CommitKind,
+    CommitPartly,
+    Result,
+    Store,
+    Verdict,
+)
 
 __all__ = ["Committer", "Outcome", "Proposal"]
 
@@ -127,6 +134,8 @@ class Committer:
         applied: Called with each transition that was applied, by this call or by one whose answer
             was lost, and the id of the entry that it added, before its caller hears of it.
         rng: Source of jitter.
+        moved: Called with each transition of `apply` that was applied, and the record that it was
+            decided from.
     """
 
     def __init__(
@@ -139,6 +148,7 @@ class Committer:
         live_max: int,
         applied: Callable[[Transition, str], None],
         rng: random.Random,
+        moved: Callable[[TaskRecord, Transition], None],
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -147,6 +157,7 @@ class Committer:
         self._live_max = live_max
         self._applied = applied
         self._rng = rng
+        self._moved = moved
         self._lanes: dict[CommitKind, _Lane] = {
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
@@ -196,6 +207,8 @@ class Committer:
             open_ones = []
             for index, transition, result in zip(sent, transitions, results, strict=True):
                 outcomes[index] = _outcome(records[index], transition, result)
+                if outcomes[index].applied:
+                    self._moved(records[index], transition)
                 if result.verdict is Verdict.VERSION_CONFLICT and result.record is not None:
                     records[index] = result.record
                     open_ones.append(index)
@@ -230,8 +243,8 @@ class Committer:
             results: Sequence[Result | None] = [None] * len(taken)
             try:
                 results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
-            except CommitFailed as failed:
-                results, error = failed.results, failed
+            except (CommitFailed, CommitPartly) as partly:
+                results, error = partly.results, partly
             except StoreUnavailable as unavailable:
                 error = unavailable
             finally:

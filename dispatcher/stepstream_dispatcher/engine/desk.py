@@ -33,10 +33,18 @@ from stepstream_dispatcher.core.admission import (
 from stepstream_dispatcher.core.facts import CancelAsked, Fact, Reviewed
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.pipeline import Pipeline
-from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition
+from stepstream_dispatcher.core.record import (
+    TERMINAL_STATES,
+    Event,
+    EventType,
+    Stage,
+    TaskRecord,
+    Transition,
+)
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.identity import new_task_id
-from stepstream_dispatcher.engine.watch import SnapshotFrame, WatchHub
+from stepstream_dispatcher.engine.modes import Home
+from stepstream_dispatcher.engine.watch import GapFrame, SnapshotFrame, WatchHub
 from stepstream_dispatcher.store.port import IndexPage, Result, Store, Verdict
 
 __all__ = ["Accepted", "Desk", "Listing", "Selection", "Sight"]
@@ -55,6 +63,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     duplicate: bool
     state: str
+    home: Home
 
 
 class Sight(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +104,8 @@ class Desk:
     Args:
         namespace: Part of every derived task id.
         cancel_here: Tells the worker that holds a task here to stop; False if none does.
+        home_of: Where an accepted task is kept.
+        traced: Begins the trace of a submission, where there is to be one.
     """
 
     def __init__(
@@ -107,6 +118,8 @@ class Desk:
         limits: Limits,
         namespace: str,
         cancel_here: Callable[[str], bool],
+        home_of: Callable[[str], Home],
+        traced: Callable[[Submission], Submission],
     ) -> None:
         self._store = store
         self._committer = committer
@@ -115,6 +128,8 @@ class Desk:
         self._limits = limits
         self._namespace = namespace
         self._cancel_here = cancel_here
+        self._home_of = home_of
+        self._traced = traced
 
     # --- submit ----------------------------------------------------------------------------------
 
@@ -132,7 +147,11 @@ class Desk:
     async def submit_batch(
         self, submissions: Sequence[Submission]
     ) -> list[Accepted | StepstreamError]:
-        """Accept tasks, each by itself; one answer each, in order."""
+        """Accept tasks, each by itself; one answer each, in order.
+
+        In a synchronous mode each answer waits until its task is at rest. A caller that leaves
+        cancels nothing.
+        """
         if not 1 <= len(submissions) <= BATCH_MAX:
             words = f"requests must have 1 to {BATCH_MAX} entries, got {len(submissions)}"
             raise InvalidTask(words, field="requests")
@@ -147,8 +166,39 @@ class Desk:
                 answers[index] = error
         results = await self._create(transitions)
         for index, transition, result in zip(places, transitions, results, strict=True):
-            answers[index] = _accepted(submissions[index], transition, result)
-        return [answer for answer in answers if answer is not None]
+            home = self._home_of(transition.task_id)
+            answers[index] = _accepted(submissions[index], transition, result, home)
+        return await self._at_rest([answer for answer in answers if answer is not None])
+
+    async def _at_rest(
+        self, answers: list[Accepted | StepstreamError]
+    ) -> list[Accepted | StepstreamError]:
+        """Wait for the tasks that are run in the call."""
+
+        async def rest(at: int, accepted: Accepted) -> None:
+            try:
+                state = await self._state_at_rest(accepted.task_id)
+                answers[at] = msgspec.structs.replace(accepted, state=state)
+            except StepstreamError as error:
+                answers[at] = error
+
+        async with asyncio.TaskGroup() as group:
+            for at, answer in enumerate(answers):
+                if isinstance(answer, Accepted) and answer.home.waits:
+                    group.create_task(rest(at, answer))
+        return answers
+
+    async def _state_at_rest(self, task_id: str) -> str:
+        async with contextlib.aclosing(self._watch.follow(task_id, after=None)) as frames:
+            async for frame in frames:
+                if isinstance(frame, SnapshotFrame):
+                    if frame.record.state == "scheduled" or _rests(frame.record):
+                        return frame.record.state
+                elif isinstance(frame, Event) and (
+                    frame.type is EventType.WAITING or frame.state in TERMINAL_STATES
+                ):
+                    return frame.state
+        raise StoreUnavailable(f"lost sight of task {task_id}")
 
     async def _create(self, transitions: list[Transition]) -> Sequence[Result | StepstreamError]:
         if not transitions:
@@ -164,9 +214,11 @@ class Desk:
             name = submission.pipeline[:64]
             raise InvalidTask(f"pipeline {name!r} is not known here", field="pipeline")
         admit(submission, self._limits)
+        if submission.require_durable and not self._home_of("").durable:
+            raise StoreUnavailable("tasks would not be kept durably, and durability is required")
         request_id = submission.request_id
         return creation(
-            submission,
+            self._traced(submission),
             pipeline,
             task_id=task_id_of(self._namespace, request_id) if request_id else new_task_id(),
             op_id=self._committer.new_op_id(),
@@ -187,6 +239,25 @@ class Desk:
             raise TaskNotFound(f"no task {task_id}")
         return Sight(task_id=task_id, record=record, data=data)
 
+    async def history(self, task_id: str, *, after: int) -> list[GapFrame | Event]:
+        """Read the kept events with a sequence greater than `after`, oldest first.
+
+        A gap stands first when some of them are no longer kept.
+
+        Raises:
+            InvalidTask, TaskNotFound, StoreUnavailable: See the errors.
+        """
+        check_task_id(task_id)
+        if after < 0:
+            raise InvalidTask("after must not be negative", field="after")
+        events = await self._store.history(task_id, after=after)
+        if not events:
+            await self.get(task_id)
+            return []
+        first = events[0].sequence
+        gap = [GapFrame(after + 1, first)] if first > after + 1 else []
+        return [*gap, *events]
+
     async def wait(self, task_id: str, *, timeout_s: float, through_review: bool) -> Sight | None:
         """Wait until the task has ended or waits for a person; None when time ran out."""
         check_task_id(task_id)
@@ -197,11 +268,11 @@ class Desk:
             ):
                 async for frame in frames:
                     if isinstance(frame, SnapshotFrame):
-                        if _at_rest(frame.record, through_review=through_review):
+                        if _rests(frame.record, through_review=through_review):
                             break
                         continue
                     sight = await self.get(task_id)
-                    if _at_rest(sight.record, through_review=through_review):
+                    if _rests(sight.record, through_review=through_review):
                         return sight
                 return await self.get(task_id)
         return None
@@ -282,25 +353,25 @@ class Desk:
 
 
 def _accepted(
-    submission: Submission, transition: Transition, result: Result | StepstreamError
+    submission: Submission, transition: Transition, result: Result | StepstreamError, home: Home
 ) -> Accepted | StepstreamError:
     if isinstance(result, StepstreamError):
         return result
     task_id = transition.task_id
     if result.verdict is Verdict.APPLIED:
         state = str(transition.fields["state"])
-        return Accepted(task_id=task_id, duplicate=False, state=state)
+        return Accepted(task_id=task_id, duplicate=False, state=state, home=home)
     if result.verdict is Verdict.FULL:
         return QueueFull("too many live tasks", retry_after_s=RETRY_WHEN_FULL_S)
     record = result.record
     if record is None or record.input_hash == input_hash(submission):
         state = record.state if record else str(transition.fields["state"])
-        return Accepted(task_id=task_id, duplicate=True, state=state)
+        return Accepted(task_id=task_id, duplicate=True, state=state, home=home)
     words = f"request id {submission.request_id} was used for task {task_id} with another input"
     return TaskConflict(words, field="request_id")
 
 
-def _at_rest(record: TaskRecord, *, through_review: bool) -> bool:
+def _rests(record: TaskRecord, *, through_review: bool = False) -> bool:
     return record.terminal or (record.stage is Stage.WAITING and not through_review)
 
 

@@ -14,10 +14,12 @@ from stepstream_dispatcher.core.pipeline import Catalog, Pipeline, decode, encod
 from stepstream_dispatcher.core.record import TaskRecord, Transition
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.desk import Desk
+from stepstream_dispatcher.engine.fallback import Fallback
 from stepstream_dispatcher.engine.feeder import Feeder
 from stepstream_dispatcher.engine.fresh import Fresh
 from stepstream_dispatcher.engine.janitor import Janitor
 from stepstream_dispatcher.engine.leases import Leases
+from stepstream_dispatcher.engine.modes import Home
 from stepstream_dispatcher.engine.reception import Reception
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.roster import Roster
@@ -25,7 +27,9 @@ from stepstream_dispatcher.engine.sessions import Sessions
 from stepstream_dispatcher.engine.settling import Settling
 from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
+from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.timers import Timers
+from stepstream_dispatcher.engine.traces import SpanSink, Traces
 from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import MINUTE_MS, Durability, Store
 
@@ -46,13 +50,26 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     results_max: int  # ended tasks kept beyond the time
     live_max: int  # live tasks beyond which Submit is refused
     payload_bytes_max: int
+    synchronous: bool = False  # every Submit waits until its task is at rest
 
 
 class Engine:
-    """One dispatcher's engine. Construction starts nothing; `run` does."""
+    """One dispatcher's engine. Construction starts nothing; `run` does.
+
+    Args:
+        store: Where tasks are kept.
+        pipelines: What tasks may begin with.
+        options: What an operator sets.
+        spans: Where spans go; None: nobody wants them.
+    """
 
     def __init__(
-        self, *, store: Store, pipelines: Sequence[Pipeline], options: EngineOptions
+        self,
+        *,
+        store: Store,
+        pipelines: Sequence[Pipeline],
+        options: EngineOptions,
+        spans: SpanSink | None = None,
     ) -> None:
         self.options = options
         self.store = store
@@ -63,6 +80,7 @@ class Engine:
         self.draining = False
         self._ending = False
         self.durability: Durability = "VOLATILE"  # until the store was asked
+        self.traces = Traces(store=store, sink=spans)
         self.committer = Committer(
             store=store,
             catalog=self.catalog,
@@ -71,6 +89,7 @@ class Engine:
             live_max=options.live_max,
             applied=self._applied,
             rng=random.Random(),
+            moved=self.traces.moved,
         )
         self.fresh = Fresh()
         self.timers = Timers(store=store, committer=self.committer)
@@ -103,33 +122,26 @@ class Engine:
             limit_ms_of=self._limit_ms_of,
             registered=self._roster.save,
         )
-        self.desk = Desk(
-            store=store,
+        self.desk = self._make_desk()
+        self.recovery = self._make_recovery()
+        self._switch = store if isinstance(store, SwitchStore) else None
+        self._janitor = Janitor(store=store, results_max=options.results_max)
+
+    def _make_desk(self) -> Desk:
+        return Desk(
+            store=self.store,
             committer=self.committer,
             pipelines=self.catalog,
             watch=self.watch,
-            limits=Limits(payload_bytes=options.payload_bytes_max),
-            namespace=options.namespace,
+            limits=Limits(payload_bytes=self.options.payload_bytes_max),
+            namespace=self.options.namespace,
             cancel_here=self.leases.cancel_task,
+            home_of=self.home_of,
+            traced=self.traces.begin,
         )
-        self._janitor = Janitor(store=store, results_max=options.results_max)
 
-    async def open(self) -> None:
-        """Connect the store, and share pipelines with it: its older versions come back.
-
-        Raises:
-            StoreUnavailable: Try again.
-        """
-        await self.store.open()
-        await self.store.keep_pipelines({one.key: encode(one) for one in self.catalog})
-        await self._learn()
-        await self.store.ensure_lanes(sorted(self.catalog.queues()))
-        await self.store.beat()
-        self.durability = await self.store.durability()
-
-    async def run(self) -> None:
-        """Run every loop until cancelled."""
-        recovery = Recovery(
+    def _make_recovery(self) -> Recovery:
+        return Recovery(
             store=self.store,
             sessions=self.sessions,
             committer=self.committer,
@@ -138,18 +150,50 @@ class Engine:
             silence_limit_s=self.options.silence_limit_s,
             lanes=lambda: sorted(self.catalog.queues()),
         )
+
+    async def open(self) -> None:
+        """Connect the store, and share pipelines with it: its older versions come back.
+
+        Raises:
+            StoreUnavailable: Try again.
+        """
+        await self.store.open()
+        await self._share()
+
+    async def _share(self) -> None:
+        """Give the store what it may not have, and learn what it is."""
+        await self.store.keep_pipelines({one.key: encode(one) for one in self.catalog})
+        await self._learn()
+        await self.store.ensure_lanes(sorted(self.catalog.queues()))
+        await self.store.beat()
+        self.durability = await self.store.durability()
+
+    def home_of(self, task_id: str) -> Home:
+        """Where a task is kept; where a new one would be kept, for an unknown one."""
+        if self.options.synchronous:
+            return Home("SYNCHRONOUS", self.durability)
+        if self._switch and (self._switch.diverted or task_id in self._switch):
+            return Home("SYNCHRONOUS_FALLBACK", "LOCAL")
+        return Home("PARALLEL", self.durability)
+
+    async def run(self) -> None:
+        """Run every loop until cancelled."""
         loops = {
             "committer": self.committer.run,
             "settling": self.settling.run,
             "feeder": self.feeder.run,
             "leases": self.leases.run,
             "timers": self.timers.run,
-            "recovery": recovery.run,
+            "recovery": self.recovery.run,
             "roster": self._roster.run,
             "janitor": self._janitor.run,
+            "traces": self.traces.run,
             "intents": self._listen,
             "watch": self.watch.listen,
         }
+        if self._switch:
+            fallback = Fallback(self._switch, returned=self._returned, turned=self._turned)
+            loops |= {"fallback": fallback.probe, "import": fallback.bring_home}
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 self.health[name] = LoopHealth()
@@ -195,6 +239,7 @@ class Engine:
             await self.store.workers(),
             ended_last_minute=await self.store.ended_in(minute - 1),
             is_running=not self.draining,
+            mode=self.home_of("").mode,
         )
 
     async def ready(self) -> str | None:
@@ -203,6 +248,13 @@ class Engine:
             return "draining"
         outages = [name for name, health in self.health.items() if health.outage]
         return "store_unavailable" if outages else None
+
+    async def _returned(self) -> None:
+        self.recovery.hold_back()
+        await self._share()
+
+    async def _turned(self) -> None:
+        await self._roster.save_all()
 
     async def _listen(self) -> None:
         """Take in what other dispatchers want of this one."""
@@ -223,7 +275,11 @@ class Engine:
             self.catalog.add(decode(definition))
 
     def _limit_ms_of(self, record: TaskRecord) -> int:
-        if record.timeout_ms > 0:
-            return record.timeout_ms
+        """Limit of the attempt that a record's lease began, never beyond the task's deadline."""
         pipeline = self.catalog.by_key(record.pipeline)
-        return (pipeline and pipeline.step(record.step).timeout_ms) or self.options.timeout_ms
+        limit_ms = max(record.timeout_ms, 0) or (
+            (pipeline and pipeline.step(record.step).timeout_ms) or self.options.timeout_ms
+        )
+        if not record.deadline_ms:
+            return limit_ms
+        return max(1, min(limit_ms, record.deadline_ms - record.leased_ms))

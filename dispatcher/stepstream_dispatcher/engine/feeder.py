@@ -20,7 +20,7 @@ import msgspec
 from stepstream_dispatcher.core.assign import Want, assign
 from stepstream_dispatcher.core.facts import Leased, Released, Requeued
 from stepstream_dispatcher.core.lifecycle import runs_alone
-from stepstream_dispatcher.core.record import Stage, TaskRecord
+from stepstream_dispatcher.core.record import Stage, TaskRecord, assignment_id
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.fresh import Fresh
 from stepstream_dispatcher.engine.identity import new_tokens
@@ -372,12 +372,6 @@ class Feeder:
     def _drop(self, entries: Sequence[Entry]) -> None:
         self.in_hand.difference_update(entries)
         self._alone.difference_update(entries)
-
-
-def assignment_id(task_id: str, record: TaskRecord) -> str:
-    """Name an attempt; attempts count anew after each revision, so that is part of the name."""
-    revision = f"{record.revisions}." if record.revisions else ""
-    return f"{task_id}/{record.step}/{revision}{record.attempt}"
 
 
 def is_current(record: TaskRecord, entry: Entry) -> bool:

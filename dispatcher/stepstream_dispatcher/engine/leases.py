@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from stepstream.session import RECONNECT_GRACE_S
-from stepstream_dispatcher.core.facts import Fact, Failed, Lost, Released
+from stepstream_dispatcher.core.facts import DeadlinePassed, Fact, Failed, Lost, Released
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
 from stepstream_dispatcher.store.port import Store
@@ -88,7 +88,7 @@ class Leases:
             return
         for token, attempt in late.items():
             session.attempts.pop(token, None)
-            session.cancel(attempt, "TIMEOUT")
+            session.cancel(attempt, "DEADLINE" if _ends_the_task(attempt) else "TIMEOUT")
         await self._apply(
             (attempt, _beyond_limit(token, attempt)) for token, attempt in late.items()
         )
@@ -228,7 +228,16 @@ class Leases:
         return True
 
 
-def _beyond_limit(token: str, attempt: Attempt) -> Failed:
+def _ends_the_task(attempt: Attempt) -> bool:
+    """Whether the limit of an attempt is its task's deadline."""
+    record = attempt.record
+    limit_ms = (attempt.timeout_at - attempt.leased_at) * 1000
+    return 0 < record.deadline_ms <= record.leased_ms + round(limit_ms)
+
+
+def _beyond_limit(token: str, attempt: Attempt) -> Fact:
+    if _ends_the_task(attempt):
+        return DeadlinePassed(token=token)
     limit_s = attempt.timeout_at - attempt.leased_at
     return Failed(
         token=token,

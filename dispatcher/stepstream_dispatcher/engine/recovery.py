@@ -67,12 +67,16 @@ class Recovery:
     async def run(self) -> None:
         """Beat and sweep until cancelled."""
         self._orphan_since.clear()
-        self._quiet_until = asyncio.get_running_loop().time() + self._silence_limit_s
+        self.hold_back()
         await self._find_adopted()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat())
             group.create_task(self._sweep_own())
             group.create_task(self._sweep_dead())
+
+    def hold_back(self) -> None:
+        """Take over nobody for one silence limit: nobody could beat while the store was away."""
+        self._quiet_until = asyncio.get_running_loop().time() + self._silence_limit_s
 
     async def _beat(self) -> None:
         while True:

@@ -45,6 +45,11 @@ class Roster:
         for name in [name for name in self._saved if name not in current]:
             await self._left(name)
 
+    async def save_all(self) -> None:
+        """Write every worker, to a store that may know none of them."""
+        self._saved.clear()
+        await self.save()
+
     async def _left(self, name: str) -> None:
         """Mark a worker as gone, unless it has moved to another dispatcher."""
         known = (await self._store.workers()).get(name, {})

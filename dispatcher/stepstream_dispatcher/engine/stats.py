@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from stepstream_dispatcher.engine.modes import ExecutionMode
+
 __all__ = ["QueueStats", "Stats", "TotalStats", "WorkerStats", "assemble"]
 
 _NOT_STATES: Final = frozenset({"live", "retries"})
@@ -45,7 +47,7 @@ class QueueStats:
 class Stats:
     """Everything that is counted, at one moment."""
 
-    parallel_processing: bool
+    mode: ExecutionMode  # how new tasks are run
     is_running: bool
     workers: Mapping[str, WorkerStats]  # by name
     totals: TotalStats
@@ -54,6 +56,11 @@ class Stats:
     live: int  # tasks that have not ended
     retries: int  # since the counters began
     throughput_per_minute: int  # attempts that ended in the last full minute
+
+    @property
+    def parallel_processing(self) -> bool:
+        """Whether tasks run through Redis and workers."""
+        return self.mode == "PARALLEL"
 
     @property
     def worker_utilization(self) -> float:
@@ -75,7 +82,7 @@ def assemble(
     workers: Mapping[str, Mapping[str, str]],
     *,
     ended_last_minute: int = 0,
-    parallel_processing: bool = True,
+    mode: ExecutionMode = "PARALLEL",
     is_running: bool = True,
 ) -> Stats:
     """Put together what the store has counted.
@@ -85,12 +92,12 @@ def assemble(
         workers: By name, the fields `processed`, `failed`, `current_tasks`, `max_in_flight` and
             `is_running` ("1" or "0"); others are left out. What is missing is 0.
         ended_last_minute: Attempts that ended in the last full minute, over all dispatchers.
-        parallel_processing: Whether tasks run through Redis and workers.
+        mode: How new tasks are run.
         is_running: Whether this dispatcher serves.
     """
     by_name = {name: _worker(fields) for name, fields in sorted(workers.items())}
     return Stats(
-        parallel_processing=parallel_processing,
+        mode=mode,
         is_running=is_running,
         workers=by_name,
         totals=TotalStats(

@@ -1,12 +1,12 @@
-"""Queues delayed tasks when they are due."""
+"""Acts when a task's timer goes off: queues what is due, fails what is beyond its deadline."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from stepstream_dispatcher.core.facts import Due
-from stepstream_dispatcher.core.record import Transition
+from stepstream_dispatcher.core.facts import DeadlinePassed, Due, Fact
+from stepstream_dispatcher.core.record import TaskRecord, Transition
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.store.port import Store
 
@@ -32,26 +32,29 @@ class Timers:
             self._earlier.set()
 
     async def run(self) -> None:
-        """Queue what is due until cancelled."""
+        """Act on what is due until cancelled."""
         while True:
             self._earlier.clear()
             self._next_ms = None  # whatever is delayed while the store looks is looked for again
             task_ids, self._next_ms = await self._store.due(limit=PAGE)
             if task_ids:
-                await self._queue(task_ids)
+                await self._act(task_ids)
                 continue
             await self._sleep()
 
-    async def _queue(self, task_ids: list[str]) -> None:
+    async def _act(self, task_ids: list[str]) -> None:
         records = await self._store.records(task_ids)
         proposals = [
-            Proposal(task_id=task_id, record=record, fact=Due())
+            Proposal(task_id=task_id, record=record, fact=self._fact(record))
             for task_id, record in zip(task_ids, records, strict=True)
             if record is not None
         ]
         outcomes = await self._committer.apply(proposals)
         if not any(outcome.applied for outcome in outcomes):
             await self._sleep()  # leftovers of tasks that are gone or went on
+
+    def _fact(self, record: TaskRecord) -> Fact:
+        return DeadlinePassed() if record.is_late(self._store.now_ms()) else Due()
 
     async def _sleep(self) -> None:
         delay_s = LOOK_EVERY_S

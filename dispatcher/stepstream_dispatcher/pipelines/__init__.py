@@ -7,7 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError, load
+from stepstream_dispatcher.core.pipeline import Pipeline, PipelineError
+from stepstream_dispatcher.core.pipeline_file import load
 
 __all__ = ["check_files", "read_pipelines"]
 

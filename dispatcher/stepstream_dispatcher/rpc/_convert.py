@@ -18,6 +18,7 @@ from stepstream_dispatcher.core.lifecycle import AttemptFailure, phase_of
 from stepstream_dispatcher.core.pipeline import Pipeline
 from stepstream_dispatcher.core.record import Event, EventType, TaskRecord
 from stepstream_dispatcher.engine.desk import Accepted
+from stepstream_dispatcher.engine.modes import ExecutionMode
 from stepstream_dispatcher.engine.stats import Stats
 from stepstream_dispatcher.engine.watch import GapFrame, SnapshotFrame, WatchFrame
 from stepstream_dispatcher.rpc.status import item_error
@@ -39,32 +40,43 @@ DECISIONS: Final = {1: "approved", 2: "edited", 3: "rejected"}
 
 _PHASES: Final = pb.Phase.items()
 _PHASE_BY_NAME: Final = {name.removeprefix("PHASE_"): value for name, value in _PHASES}
-_PARALLEL: Final = pb.EXECUTION_MODE_PARALLEL
 _failure_decoder: Final = msgspec.msgpack.Decoder(AttemptFailure)
 
 
 # --- in ------------------------------------------------------------------------------------------
 
 
-def submission_of(request: api.SubmitRequest) -> Submission:
+def submission_of(request: api.SubmitRequest, trace: Mapping[str, str]) -> Submission:
     """Read a submission.
+
+    Args:
+        request: What was sent.
+        trace: Trace context that came with the call, checked.
 
     Raises:
         InvalidTask: A field can't be served.
     """
-    if request.HasField("deadline"):
-        raise InvalidTask("deadline is not served by this release", field="deadline")
     retry = request.retry
     return Submission(
         pipeline=request.pipeline,
-        input=request.input.SerializeToString() if request.HasField("input") else b"",
+        input=request.input.SerializeToString(deterministic=True)
+        if request.HasField("input")
+        else b"",
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
+        deadline_ms=ms_of(request.deadline, "deadline") if request.HasField("deadline") else None,
         labels=dict(request.labels),
+        trace=trace,
         max_retries=retry.max_retries if retry.HasField("max_retries") else -1,
         initial_delay_ms=_override(retry, "initial_delay"),
         timeout_ms=_override(retry, "timeout"),
+        require_durable=request.require_durable,
     )
+
+
+def _serialized(payload: pb.Payload) -> bytes:
+    """The same bytes in every process, for the hash of the input; else keys have no order."""
+    return payload.SerializeToString(deterministic=True)
 
 
 def _override(retry: api.RetryOverride, name: str) -> int:
@@ -129,24 +141,22 @@ def short_text(value: str, field: str) -> str:
 # --- out -----------------------------------------------------------------------------------------
 
 
-def submit_response(accepted: Accepted, durability: pb.Durability.ValueType) -> api.SubmitResponse:
+def submit_response(accepted: Accepted) -> api.SubmitResponse:
     """Write what was accepted."""
     return api.SubmitResponse(
         task_id=accepted.task_id,
-        execution_mode=_PARALLEL,
-        durability=durability,
+        execution_mode=_mode(accepted.home.mode),
+        durability=pb.Durability.Value(f"DURABILITY_{accepted.home.durability}"),
         duplicate=accepted.duplicate,
         state=accepted.state,
     )
 
 
-def submit_result(
-    answer: Accepted | StepstreamError, durability: pb.Durability.ValueType
-) -> api.SubmitResult:
+def submit_result(answer: Accepted | StepstreamError) -> api.SubmitResult:
     """Write one result of a batch."""
     if isinstance(answer, StepstreamError):
         return api.SubmitResult(error=item_error(answer))
-    return api.SubmitResult(accepted=submit_response(answer, durability))
+    return api.SubmitResult(accepted=submit_response(answer))
 
 
 def task_of(
@@ -176,6 +186,7 @@ def task_of(
         revisions=record.revisions,
         cancel_requested=bool(record.cancel) and not record.terminal,
         reviewer=record.reviewer,
+        deadline_time=_timestamp(record.deadline_ms) if record.deadline_ms else None,
     )
     if payloads:
         _add_payloads(task, data, pipeline)
@@ -285,9 +296,13 @@ def stats_response(stats: Stats, ages_ms: Mapping[str, int], now_ms: int) -> api
         worker_utilization=stats.worker_utilization,
         failure_percentage=stats.failure_percentage,
         retries=stats.retries,
-        execution_mode=_PARALLEL,
+        execution_mode=_mode(stats.mode),
         time=_timestamp(now_ms),
     )
+
+
+def _mode(mode: ExecutionMode) -> pb.ExecutionMode.ValueType:
+    return pb.ExecutionMode.Value(f"EXECUTION_MODE_{mode}")
 
 
 def duration_of_ms(value_ms: int) -> Duration:

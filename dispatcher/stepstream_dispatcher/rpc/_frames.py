@@ -14,6 +14,7 @@ from stepstream.session import BATCH_BYTES_MAX, MAX_MESSAGE_BYTES
 from stepstream.v1 import task_pb2 as pb
 from stepstream.v1 import worker_service_pb2 as api
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Released
+from stepstream_dispatcher.core.spans import carrier_of
 from stepstream_dispatcher.engine.reception import Opened
 from stepstream_dispatcher.engine.sessions import Handout, Hello, Inventory, Outbox, Session
 from stepstream_dispatcher.engine.settling import Held, Settlement
@@ -281,4 +282,4 @@ def _add_data(assignment: api.Assignment, data: dict[str, bytes]) -> None:
         elif kind == "labels":
             assignment.labels.update(msgspec.json.decode(value, type=dict[str, str]))
         elif kind == "trace":
-            assignment.trace_context.update(msgspec.json.decode(value, type=dict[str, str]))
+            assignment.trace_context.update(carrier_of(value))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Final
 
-from stepstream.errors import InvalidTask, NotServed, StepstreamError, StoreUnavailable
+from stepstream.errors import InvalidTask, NotServed, StepstreamError
+from stepstream.trace_context import read_carrier
 from stepstream.v1 import dispatcher_service_pb2 as api
 from stepstream.v1 import task_pb2 as pb
 from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceServicer
@@ -30,17 +32,15 @@ class DispatcherService(DispatcherServiceServicer):
 
     async def Submit(self, request: api.SubmitRequest, context: Any) -> api.SubmitResponse:
         """Accept one task."""
-        self._check_durable(request)
-        accepted = await self._desk.submit(convert.submission_of(request))
-        return convert.submit_response(accepted, self._durability())
+        accepted = await self._desk.submit(convert.submission_of(request, _trace(context)))
+        return convert.submit_response(accepted)
 
     async def SubmitBatch(
         self, request: api.SubmitBatchRequest, context: Any
     ) -> api.SubmitBatchResponse:
         """Accept many tasks."""
-        answers = await self._submit_each(request)
-        durability = self._durability()
-        results = [convert.submit_result(answer, durability) for answer in answers]
+        answers = await self._submit_each(request, _trace(context))
+        results = [convert.submit_result(answer) for answer in answers]
         return api.SubmitBatchResponse(results=results)
 
     async def GetTask(self, request: api.GetTaskRequest, context: Any) -> api.GetTaskResponse:
@@ -126,33 +126,33 @@ class DispatcherService(DispatcherServiceServicer):
         """Not served yet."""
         raise NotServed("ExplainTask is not served by this release")
 
-    async def _submit_each(self, request: api.SubmitBatchRequest) -> list[Any]:
+    async def _submit_each(
+        self, request: api.SubmitBatchRequest, trace: Mapping[str, str]
+    ) -> list[Any]:
         """Submit what can be read; what can't is answered by its own error, in its place."""
-        read = [self._read(one) for one in request.requests]
+        read = [self._read(one, trace) for one in request.requests]
         good = [one for one in read if not isinstance(one, StepstreamError)]
         if read and not good:
             return list(read)
         answers = iter(await self._desk.submit_batch(good))
         return [one if isinstance(one, StepstreamError) else next(answers) for one in read]
 
-    def _read(self, request: api.SubmitRequest) -> Submission | StepstreamError:
+    def _read(
+        self, request: api.SubmitRequest, trace: Mapping[str, str]
+    ) -> Submission | StepstreamError:
         try:
-            self._check_durable(request)
-            return convert.submission_of(request)
+            return convert.submission_of(request, trace)
         except StepstreamError as error:
             return error
-
-    def _check_durable(self, request: api.SubmitRequest) -> None:
-        """Refuse a caller that asks for more than Redis is set up to keep."""
-        if request.require_durable and self._engine.durability == "VOLATILE":
-            raise StoreUnavailable("redis keeps no append-only file, and durability is required")
 
     def _task(self, sight: Sight, *, payloads: bool) -> pb.Task:
         pipeline = self._engine.catalog.by_key(sight.record.pipeline)
         return convert.task_of(sight.task_id, sight.record, sight.data, pipeline, payloads=payloads)
 
-    def _durability(self) -> pb.Durability.ValueType:
-        return pb.Durability.Value(f"DURABILITY_{self._engine.durability}")
+
+def _trace(context: Any) -> dict[str, str]:
+    """The trace context that came with a call."""
+    return read_carrier(context.invocation_metadata() or ())
 
 
 def _wait_s(request: api.WaitTaskRequest, remaining_s: float | None) -> float:

@@ -25,12 +25,14 @@ class Keys:
         self._history = f"{self._base}task:history:"
         self.index: Final = self._named("index")  # sorted set: all tasks by creation
         self.count: Final = self._named("count")  # hash: tasks by state, `live`, `retries`
-        self.delayed: Final = self._named("delayed")  # sorted set: tasks by due time
+        self.delayed: Final = self._named("delayed")  # sorted set: tasks by their timer
         self.ended: Final = self._named("ended")  # sorted set: "state id" by time of expiry
         self.dispatchers: Final = self._named("dispatchers")  # sorted set: by last beat
         self.workers: Final = self._named("workers")  # sorted set: worker names by last save
         self.paused: Final = self._named("paused")  # sorted set: paused queues by since when
-        self.draining: Final = self._named("draining")  # sorted set: instances by when told to leave
+        self.draining: Final = self._named(
+            "draining"
+        )  # sorted set: instances by when told to leave
         self.pipelines: Final = self._named("pipelines")  # hash: definitions by "name@version"
         self.events: Final = self._named("events")  # channel of all events
 

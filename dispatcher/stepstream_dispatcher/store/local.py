@@ -14,9 +14,15 @@ from typing import Final
 
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
+from stepstream_dispatcher.store import local_journal as journal
 from stepstream_dispatcher.store import local_reads as reads
 from stepstream_dispatcher.store.codec import field_text
-from stepstream_dispatcher.store.local_commit import commit_transitions, entry_number
+from stepstream_dispatcher.store.local_commit import (
+    commit_transitions,
+    entry_id,
+    entry_number,
+    is_local_entry,
+)
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import (
     CommitKind,
@@ -24,6 +30,7 @@ from stepstream_dispatcher.store.port import (
     Entry,
     IndexPage,
     Intents,
+    Journaled,
     Result,
     Signal,
     Verdict,
@@ -124,6 +131,11 @@ class LocalStore:
         work = partial(reads.settled, task_id=task_id, step=step, now_ms=self.now_ms())
         return await self._database.run(work)
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.traces."""
+        work = partial(reads.traces, task_ids=task_ids, now_ms=self.now_ms())
+        return await self._database.run(work)
+
     async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
         """See Store.labels."""
         work = partial(reads.labels, task_ids=task_ids, now_ms=self.now_ms())
@@ -208,12 +220,12 @@ class LocalStore:
     async def pending(self, queue: str, *, consumer: str, after: str, count: int) -> list[Entry]:
         """See Store.pending."""
         query = (
-            "SELECT queue, number || '-0', task_id, step FROM entries "
+            "SELECT queue, number, task_id, step FROM entries "
             "WHERE queue = ? AND consumer = ? AND number > ? ORDER BY number LIMIT ?"
         )
         arguments = (queue, consumer, entry_number(after), count)
         rows = await self._database.run(lambda c: c.execute(query, arguments).fetchall())
-        return [Entry(*row) for row in rows]
+        return [_entry(*row) for row in rows]
 
     async def discard(self, queue: str, entry_ids: Sequence[str]) -> None:
         """See Store.discard."""
@@ -234,7 +246,7 @@ class LocalStore:
             "UPDATE entries SET consumer = ? WHERE number = ?",
             [(self._dispatcher_id, row[1]) for row in rows],
         )
-        return [Entry(queue, f"{number}-0", task_id, step) for queue, number, task_id, step in rows]
+        return [_entry(*row) for row in rows]
 
     # --- processes -------------------------------------------------------------------------------
 
@@ -339,12 +351,39 @@ class LocalStore:
             self._database.event_listeners.discard(queue)
             del self._database.listeners[queue]
 
+    # --- as a journal ----------------------------------------------------------------------------
+
+    async def journaled_ids(self) -> list[str]:
+        """See Journal.journaled_ids."""
+        return await self._database.run(journal.task_ids)
+
+    async def journaled(self, task_id: str) -> Journaled | None:
+        """See Journal.journaled."""
+        return await self._database.run(partial(journal.task, task_id=task_id))
+
+    async def tallies(self) -> dict[tuple[str, str], int]:
+        """See Journal.tallies."""
+        return await self._database.run(journal.tallies)
+
+    async def drop(self, task_id: str, counted: Mapping[tuple[str, str], int]) -> None:
+        """See Journal.drop."""
+        work = partial(journal.drop, task_id=task_id, counted=counted)
+        await self._database.run(work)
+
+    def is_own_entry(self, entry_id: str) -> bool:
+        """See Journal.is_own_entry."""
+        return is_local_entry(entry_id)
+
     # --- housekeeping ----------------------------------------------------------------------------
 
     async def trim(self, *, results_max: int, limit: int) -> int:
         """See Store.trim."""
         work = partial(_trim, now_ms=self.now_ms(), results_max=results_max, limit=limit)
         return await self._database.run(work)
+
+
+def _entry(queue: str, number: int, task_id: str, step: str) -> Entry:
+    return Entry(queue, entry_id(number), task_id, step)
 
 
 def _is_full(error: BaseException | None) -> bool:

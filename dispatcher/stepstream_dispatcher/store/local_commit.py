@@ -17,11 +17,19 @@ from stepstream_dispatcher.store.codec import (
 )
 from stepstream_dispatcher.store.port import MINUTE_MS, Result, Verdict
 
-__all__ = ["HISTORY_MAX", "commit_transitions", "entry_number", "fields_of"]
+__all__ = [
+    "HISTORY_MAX",
+    "commit_transitions",
+    "entry_id",
+    "entry_number",
+    "fields_of",
+    "is_local_entry",
+]
 
 HISTORY_MAX: Final = 1000  # events kept of a task
 MINUTES_KEPT: Final = 3  # in which ended attempts are counted; the port promises two full ones
 
+_ENTRY_MARK: Final = "-local"
 _APPLIED: Final = Result(Verdict.APPLIED)
 
 
@@ -50,10 +58,20 @@ def fields_of(
     return json.loads(row[0]) if row else None
 
 
+def entry_id(number: int) -> str:
+    """The id of an entry; one of Redis is never like it."""
+    return f"{number}{_ENTRY_MARK}"
+
+
 def entry_number(entry_id: str) -> int:
-    """The row of an entry, whose id is written like one of Redis: "<number>-0"."""
-    number = entry_id.partition("-")[0]
+    """The row of an entry; 0 for an id that is none of ours."""
+    number = entry_id.removesuffix(_ENTRY_MARK)
     return int(number) if number.isdecimal() else 0
+
+
+def is_local_entry(entry_id: str) -> bool:
+    """Whether an entry id was given out here."""
+    return entry_id.endswith(_ENTRY_MARK)
 
 
 def _commit_one(
@@ -131,9 +149,9 @@ def _settle_entry(
     connection: sqlite3.Connection, transition: Transition, texts: dict[str, str]
 ) -> None:
     if transition.ack is not None:
-        queue, entry_id = transition.ack
+        queue, acked = transition.ack
         connection.execute(
-            "DELETE FROM entries WHERE number = ? AND queue = ?", (entry_number(entry_id), queue)
+            "DELETE FROM entries WHERE number = ? AND queue = ?", (entry_number(acked), queue)
         )
     if transition.enqueue is not None:
         step = field_text(transition.fields.get("step", transition.event.step))
@@ -141,7 +159,7 @@ def _settle_entry(
             "INSERT INTO entries (queue, task_id, step) VALUES (?, ?, ?)",
             (transition.enqueue, transition.task_id, step),
         )
-        texts["entry"] = f"{added.lastrowid}-0"
+        texts["entry"] = entry_id(added.lastrowid or 0)
 
 
 def _remember(transition: Transition, fields: dict[str, str], texts: dict[str, str]) -> None:

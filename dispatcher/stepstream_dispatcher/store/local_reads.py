@@ -63,6 +63,12 @@ def settled(connection: sqlite3.Connection, task_id: str, *, step: str, now_ms: 
     return fields.get(f"settled:{step}", "")
 
 
+def traces(connection: sqlite3.Connection, task_ids: Sequence[str], *, now_ms: int) -> list[bytes]:
+    """See Store.traces."""
+    found = data(connection, task_ids, now_ms=now_ms)
+    return [fields.get("trace", b"") for fields in found]
+
+
 def labels(connection: sqlite3.Connection, task_ids: Sequence[str], *, now_ms: int) -> list[bytes]:
     """See Store.labels."""
     found = data(connection, task_ids, now_ms=now_ms)

@@ -18,10 +18,15 @@ __all__ = [
     "MINUTE_MS",
     "CommitFailed",
     "CommitKind",
+    "CommitPartly",
     "Durability",
     "Entry",
+    "Imported",
+    "ImportingStore",
     "IndexPage",
     "Intents",
+    "Journal",
+    "Journaled",
     "Result",
     "Signal",
     "Store",
@@ -87,12 +92,46 @@ class Signal(msgspec.Struct, frozen=True):
     payload: bytes = b""  # the intent
 
 
+class Imported(StrEnum):
+    """What became of a task of the journal when it was brought to Redis."""
+
+    CREATED = "created"  # Redis did not know it
+    SUPERSEDED = "superseded"  # Redis knew it and had nothing settled; the journal's result counts
+    DROPPED = "dropped"  # Redis has recorded another result; the journal's is forgotten
+    ALREADY = "already"  # it was taken in before
+
+
+class Journaled(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the journal keeps of one task."""
+
+    task_id: str
+    fields: dict[str, str]  # the record, those of the store itself included
+    data: dict[str, bytes]
+    history: list[Event]
+    since_ms: int  # when it entered its state
+    due_ms: int | None  # of a scheduled task
+    expires_ms: int | None  # of an ended task
+
+
 class StoreRefused(ValueError):
     """The server must not be used as it is configured; the operator changes it."""
 
 
 class StoreUnreachable(StoreUnavailable):
     """No byte of the call reached a socket, so that none of it can have happened."""
+
+
+class CommitPartly(StoreUnavailable):
+    """The store carried out some transitions; nobody knows about the others.
+
+    Args:
+        message: Why.
+        results: One for each transition, in order; None for the others.
+    """
+
+    def __init__(self, message: str, results: Sequence[Result | None]) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class CommitFailed(InternalError):
@@ -168,6 +207,9 @@ class Store(Protocol):
     async def settled(self, task_id: str, step: str) -> str:
         """The lease token by which a worker settled a step last; empty when none did."""
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """Read the `trace` field of tasks' data, in order; empty where there is none."""
+
     async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
         """Read the `labels` field of tasks' data, in order; empty where there is none."""
 
@@ -224,7 +266,10 @@ class Store(Protocol):
     # --- time ------------------------------------------------------------------------------------
 
     async def due(self, *, limit: int) -> tuple[list[str], int | None]:
-        """Task ids due by now, and when the next one after them is due (Unix ms, or None)."""
+        """Task ids whose timer is due by now, and when the one after them is (Unix ms, or None).
+
+        A timer is set by `Transition.due_ms`: the due time of a delayed task, or a deadline.
+        """
 
     # --- processes -------------------------------------------------------------------------------
 
@@ -274,3 +319,39 @@ class Store(Protocol):
 
         Returns how many were dropped, at most `limit`.
         """
+
+
+class ImportingStore(Store, Protocol):
+    """A store that takes in what a journal has kept while it was away."""
+
+    async def take_in(self, task: Journaled, tallies: Mapping[tuple[str, str], int]) -> Imported:
+        """Record a task of the journal, once.
+
+        No record: it is created. A live one of which no step is settled: it gives way, and its
+        lease is void. Else the journal's is dropped: another result is recorded.
+
+        Args:
+            task: At rest: ended, waiting for a person, or scheduled.
+            tallies: What to add to the counters of workers, by (worker, counter).
+
+        Idempotence: a task that was taken in before is told by its operation ids.
+        """
+
+
+class Journal(Store, Protocol):
+    """A store on this host whose tasks are taken to another one in time."""
+
+    async def journaled_ids(self) -> list[str]:
+        """List all tasks, oldest first."""
+
+    async def journaled(self, task_id: str) -> Journaled | None:
+        """Read all that is kept of a task; None if there is none."""
+
+    async def tallies(self) -> dict[tuple[str, str], int]:
+        """Read the counters of workers, by (worker, counter)."""
+
+    async def drop(self, task_id: str, counted: Mapping[tuple[str, str], int]) -> None:
+        """Forget a task that was taken elsewhere, and the counts that went along with it."""
+
+    def is_own_entry(self, entry_id: str) -> bool:
+        """Whether an entry id was given out here."""

@@ -23,16 +23,20 @@ from stepstream_dispatcher.store.port import (
     CommitKind,
     Durability,
     Entry,
+    Imported,
     IndexPage,
     Intents,
+    Journaled,
     Result,
     Signal,
     StoreUnreachable,
 )
 from stepstream_dispatcher.store.redis_checks import check_server, read_durability
 from stepstream_dispatcher.store.redis_commit import RedisCommits
+from stepstream_dispatcher.store.redis_import import RedisImport
 from stepstream_dispatcher.store.redis_lanes import RedisLanes
-from stepstream_dispatcher.store.redis_link import LOST, Link, StoreClock, open_connection
+from stepstream_dispatcher.store.redis_link import Link, StoreClock
+from stepstream_dispatcher.store.redis_ping import ping_afresh
 from stepstream_dispatcher.store.redis_reads import RedisReads
 from stepstream_dispatcher.store.redis_registry import RedisRegistry
 from stepstream_dispatcher.store.redis_scripts import TRIM
@@ -42,7 +46,6 @@ __all__ = ["RedisStore"]
 
 COMMIT_CONNECTIONS_MAX: Final = 4  # Redis carries out one script at a time; more only queue there
 OTHER_CONNECTIONS_MAX: Final = 8
-PING_TIMEOUT_S: Final = 1.0
 TRIM_TASKS_MAX: Final = 500  # a call of trim.lua; bounds how long it holds Redis
 
 T = TypeVar("T")
@@ -86,6 +89,7 @@ class RedisStore:
             self._link, self.keys, self._clock, dispatcher_id=dispatcher_id
         )
         self._reads = RedisReads(self._link, self.keys)
+        self._imports = RedisImport(self._link, self.keys, dispatcher_id=dispatcher_id)
         self._lanes = RedisLanes(self._link, self.keys, consumer=dispatcher_id)
         self._signals = RedisSignals(self._link, self.keys, dispatcher_id=dispatcher_id)
         self._flights: asyncio.TaskGroup | None = None  # commits, while the store is open
@@ -108,21 +112,13 @@ class RedisStore:
         await self._link.close()
 
     async def ping(self) -> None:
-        """Return when the store answers on a fresh connection, within a second.
+        """Return when the store answers on a fresh connection.
 
         Raises:
-            StoreUnreachable: It does not.
+            StoreUnreachable: Nobody listens, or the server says that it does not serve yet.
+            StoreUnavailable: It is connected and does not answer in time: slow, not down.
         """
-        connection = self._link.make_connection()
-        try:
-            async with asyncio.timeout(PING_TIMEOUT_S):
-                await open_connection(connection)
-                await connection.send_command("PING", check_health=False)
-                await connection.read_response()
-        except (*LOST, redis_errors.RedisError) as error:
-            raise StoreUnreachable(f"redis does not answer: {error}") from error
-        finally:
-            await connection.disconnect(nowait=True)
+        await ping_afresh(self._link.make_connection())
 
     async def durability(self) -> Durability:
         """See Store.durability."""
@@ -168,6 +164,10 @@ class RedisStore:
     async def settled(self, task_id: str, step: str) -> str:
         """See Store.settled."""
         return await self._reads.settled(task_id, step)
+
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.traces."""
+        return await self._reads.traces(task_ids)
 
     async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
         """See Store.labels."""
@@ -288,6 +288,10 @@ class RedisStore:
         return self._signals.listen(events=events)
 
     # --- housekeeping ----------------------------------------------------------------------------
+
+    async def take_in(self, task: Journaled, tallies: Mapping[tuple[str, str], int]) -> Imported:
+        """See ImportingStore.take_in."""
+        return await self._imports.take_in(task, tallies)
 
     async def trim(self, *, results_max: int, limit: int) -> int:
         """See Store.trim."""

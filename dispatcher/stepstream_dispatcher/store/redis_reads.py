@@ -63,6 +63,11 @@ class RedisReads:
         (token,) = await self._link.ask(command)
         return token.decode() if token else ""
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        """See Store.traces."""
+        commands = (("HGET", self._keys.data(task_id), "trace") for task_id in task_ids)
+        return [reply or b"" for reply in await self._link.ask(*commands)]
+
     async def labels(self, task_ids: Sequence[str]) -> list[bytes]:
         """See Store.labels."""
         commands = (("HGET", self._keys.data(task_id), "labels") for task_id in task_ids)

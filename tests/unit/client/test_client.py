@@ -55,6 +55,7 @@ async def test_submit_sends_every_argument(client, stub):
         {"text": "x", "n": 1},
         request_id="r1",
         delay_s=1.5,
+        deadline_s=90.5,
         labels={"a": "b"},
         require_durable=True,
         max_retries=0,
@@ -73,6 +74,7 @@ async def test_submit_sends_every_argument(client, stub):
     assert (request.pipeline, request.request_id) == ("translation", "r1")
     assert request.input.json["text"] == "x"
     assert (request.delay.seconds, request.delay.nanos) == (1, 500_000_000)
+    assert (request.deadline.seconds, request.deadline.nanos) == (90, 500_000_000)
     assert dict(request.labels) == {"a": "b"}
     assert request.require_durable
     assert (request.retry.HasField("max_retries"), request.retry.max_retries) == (True, 0)
@@ -89,6 +91,7 @@ async def test_submit_without_options_sets_only_a_random_request_id(client, stub
     assert first.request_id != second.request_id
     assert not first.HasField("retry")
     assert not first.HasField("delay")
+    assert not first.HasField("deadline")
 
 
 async def test_a_repeated_submit_keeps_its_request_id(client, stub):

@@ -55,6 +55,10 @@ RequestId = Annotated[
 Delay = Annotated[
     str | None, typer.Option("--delay", help="Start this much later, for example 10m.")
 ]
+Deadline = Annotated[
+    str | None,
+    typer.Option("--deadline", help="Fail unless it has ended this long from now, for example 2h."),
+]
 
 
 def submit(
@@ -71,6 +75,7 @@ def submit(
     timeout: Timeout = "10m",
     request_id: RequestId = None,
     delay: Delay = None,
+    deadline: Deadline = None,
     label: Labels = None,
     as_json: AsJson = False,
     address: Address = None,
@@ -94,6 +99,7 @@ def submit(
             value,
             request_id=request_id,
             delay_s=None if delay is None else parse_seconds(delay),
+            deadline_s=None if deadline is None else parse_seconds(deadline),
             labels=parse_labels(label),
         )
         if not (watch or wait):

@@ -151,8 +151,9 @@ class SubmitRequest(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
-        """The task fails if it has not ended this long after it was accepted. Absent: no limit.
-        Served by a later release: until then INVALID_ARGUMENT when set.
+        """The task fails (DEADLINE_EXCEEDED) if it has not ended this long after it was accepted, whatever
+        it waits for then; a running attempt is stopped. 1 ms to 366 days, and more than `delay`. Absent:
+        no limit.
         """
 
     @_builtins.property

@@ -124,9 +124,9 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Redrive(self, request, context):
-        """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
-        one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
-        INVALID_ARGUMENT for an empty or too long list.
+        """Starts failed tasks anew at the step that failed, with fresh retries and without the deadline that
+        they may have had, each by itself: the answer has one result per id, in order. A task that was
+        started anew before is TASK_NOT_FAILED. INVALID_ARGUMENT for an empty or too long list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,9 +52,9 @@ class OperatorServiceStub:
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListDeadLettersRequest, _operator_service_pb2.ListDeadLettersResponse]
     """Lists failed tasks, the one that failed latest first. INVALID_ARGUMENT."""
     Redrive: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.RedriveRequest, _operator_service_pb2.RedriveResponse]
-    """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
-    one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
-    INVALID_ARGUMENT for an empty or too long list.
+    """Starts failed tasks anew at the step that failed, with fresh retries and without the deadline that
+    they may have had, each by itself: the answer has one result per id, in order. A task that was
+    started anew before is TASK_NOT_FAILED. INVALID_ARGUMENT for an empty or too long list.
     """
     UpdateInput: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.UpdateInputRequest, _operator_service_pb2.UpdateInputResponse]
     """Replaces the input of a failed task; a redrive then runs with it. The outputs of completed steps stay.
@@ -88,9 +88,9 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListDeadLettersRequest, _operator_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
     """Lists failed tasks, the one that failed latest first. INVALID_ARGUMENT."""
     Redrive: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.RedriveRequest, _operator_service_pb2.RedriveResponse]  # type: ignore[assignment]
-    """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
-    one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
-    INVALID_ARGUMENT for an empty or too long list.
+    """Starts failed tasks anew at the step that failed, with fresh retries and without the deadline that
+    they may have had, each by itself: the answer has one result per id, in order. A task that was
+    started anew before is TASK_NOT_FAILED. INVALID_ARGUMENT for an empty or too long list.
     """
     UpdateInput: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.UpdateInputRequest, _operator_service_pb2.UpdateInputResponse]  # type: ignore[assignment]
     """Replaces the input of a failed task; a redrive then runs with it. The outputs of completed steps stay.
@@ -157,9 +157,9 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.RedriveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.RedriveResponse, _abc.Awaitable[_operator_service_pb2.RedriveResponse]]:
-        """Starts failed tasks anew at the step that failed, with fresh retries, each by itself: the answer has
-        one result per id, in order. A task that was started anew before is TASK_NOT_FAILED.
-        INVALID_ARGUMENT for an empty or too long list.
+        """Starts failed tasks anew at the step that failed, with fresh retries and without the deadline that
+        they may have had, each by itself: the answer has one result per id, in order. A task that was
+        started anew before is TASK_NOT_FAILED. INVALID_ARGUMENT for an empty or too long list.
         """
 
     @_abc_1.abstractmethod

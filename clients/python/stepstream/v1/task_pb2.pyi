@@ -256,7 +256,7 @@ Global___Payload: _TypeAlias = Payload  # noqa: Y015
 
 @_typing.final
 class AttemptError(_message.Message):
-    """One failed, lost or timed-out attempt."""
+    """One failed, lost or timed-out attempt, or the passing of the task's own deadline."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -282,7 +282,9 @@ class AttemptError(_message.Message):
     """Whether the worker allowed another attempt."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the attempt was handed out, by the clock of Redis."""
+        """When the attempt was handed out, by the clock of Redis; where the deadline of the task itself
+        passed while nobody held it, when the task was accepted.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -376,6 +378,7 @@ class Task(_message.Message):
     REVISIONS_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     REVIEWER_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """32 lower-case hexadecimal digits, derived from the request id where the caller gave one."""
     pipeline: _builtins.str
@@ -436,6 +439,12 @@ class Task(_message.Message):
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptError]:
         """Failed attempts, oldest first, at most 50. Absent unless asked for."""
 
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """When it fails unless it has ended, by the clock of Redis; absent when it has no deadline. A
+        redriven task has none any more.
+        """
+
     def __init__(
         self,
         *,
@@ -460,10 +469,11 @@ class Task(_message.Message):
         revisions: _builtins.int = ...,
         cancel_requested: _builtins.bool = ...,
         reviewer: _builtins.str = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "input", b"input", "result", b"result", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline_time", b"deadline_time", "due_time", b"due_time", "input", b"input", "result", b"result", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "due_time", b"due_time", "errors", b"errors", "input", b"input", "labels", b"labels", "outputs", b"outputs", "phase", b"phase", "pipeline", b"pipeline", "progress", b"progress", "progress_note", b"progress_note", "result", b"result", "reviewer", b"reviewer", "revisions", b"revisions", "state", b"state", "step", b"step", "task_id", b"task_id", "update_time", b"update_time", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "deadline_time", b"deadline_time", "due_time", b"due_time", "errors", b"errors", "input", b"input", "labels", b"labels", "outputs", b"outputs", "phase", b"phase", "pipeline", b"pipeline", "progress", b"progress", "progress_note", b"progress_note", "result", b"result", "reviewer", b"reviewer", "revisions", b"revisions", "state", b"state", "step", b"step", "task_id", b"task_id", "update_time", b"update_time", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

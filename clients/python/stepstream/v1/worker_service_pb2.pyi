@@ -103,6 +103,8 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     """The attempt ran beyond its limit."""
     CANCEL_REASON_LEASE_LOST: _CancelReason.ValueType  # 3
     """The attempt is no longer this worker's."""
+    CANCEL_REASON_DEADLINE: _CancelReason.ValueType  # 4
+    """The deadline of the task has passed. A worker that does not know this one does as for TIMEOUT."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Why an attempt is to stop."""
@@ -115,6 +117,8 @@ CANCEL_REASON_TIMEOUT: CancelReason.ValueType  # 2
 """The attempt ran beyond its limit."""
 CANCEL_REASON_LEASE_LOST: CancelReason.ValueType  # 3
 """The attempt is no longer this worker's."""
+CANCEL_REASON_DEADLINE: CancelReason.ValueType  # 4
+"""The deadline of the task has passed. A worker that does not know this one does as for TIMEOUT."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 @_typing.final
@@ -818,7 +822,9 @@ class Assignment(_message.Message):
     """A reviewer's words when the step is done again; empty otherwise."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Limit of this attempt. The dispatcher keeps it and sends a Cancel."""
+        """Limit of this attempt, never beyond the deadline of its task. The dispatcher keeps it and sends
+        a Cancel.
+        """
 
     @_builtins.property
     def input(self) -> _task_pb2.Payload:

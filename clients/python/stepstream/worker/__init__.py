@@ -3,13 +3,14 @@
 from stepstream.worker.app import Worker
 from stepstream.worker.context import StepContext
 from stepstream.worker.outcomes import Cancelled, Completed, NotRetryable, RetryAfter
-from stepstream.worker.registry import Step, find_steps, step
+from stepstream.worker.registry import RunsIn, Step, find_steps, step
 
 __all__ = [
     "Cancelled",
     "Completed",
     "NotRetryable",
     "RetryAfter",
+    "RunsIn",
     "Step",
     "StepContext",
     "Worker",

@@ -136,6 +136,8 @@ def stopped(attempt: Attempt, why: Why) -> pb.Settlement | None:
             return failed(attempt, "CANCELLED", why.value, retryable=False)
         case Why.TIMEOUT:
             return failed(attempt, "DEADLINE_EXCEEDED", why.value, retryable=True)
+        case Why.DEADLINE:
+            return failed(attempt, "DEADLINE_EXCEEDED", why.value, retryable=False)
         case Why.LEASE_LOST:
             return None
         case Why.SILENCE | Why.LEAVING:

@@ -18,18 +18,23 @@ from types import FrameType
 
 import structlog
 
+from stepstream._telemetry import WORKER_SERVICE
 from stepstream.errors import InternalError, StepstreamError
 from stepstream.session import STREAM_AGE_S
 from stepstream.settings import SettingsError, read
+from stepstream.telemetry import open_telemetry
 from stepstream.worker._frames import Identity
 from stepstream.worker.desk import Handlers
 from stepstream.worker.lag import LagMeter
 from stepstream.worker.link import Abort, Ended, Leave, Link, Moved, News
 from stepstream.worker.logs import configure_logs
 from stepstream.worker.mailbox import Mailbox
-from stepstream.worker.registry import Step, steps_by_name
+from stepstream.worker.processes import is_step_process
+from stepstream.worker.registry import RunsIn, Step, steps_by_name
 from stepstream.worker.runner import Command, Runner
 from stepstream.worker.settings import WorkerSettings, default_name
+from stepstream.worker.targets import target_of
+from stepstream.worker.tracing import AttemptSpans
 
 __all__ = ["Worker"]
 
@@ -50,7 +55,8 @@ class Worker:
         labels: Up to 16 labels.
 
     Raises:
-        ValueError: There is no step or queue, or two handlers serve one step.
+        ValueError: There is no step or queue, two handlers serve one step, or the function of a
+            step that runs in a process cannot be found by its name.
         TypeError: One of the steps is not a step.
     """
 
@@ -68,6 +74,9 @@ class Worker:
             raise ValueError("a worker needs at least one queue and one slot")
         self.stream_age_s = STREAM_AGE_S
         self._steps = steps_by_name(steps)
+        for one in self._steps.values():
+            if one.runs_in is RunsIn.PROCESS:
+                target_of(one)
         self._name = name
         self._queues = tuple(queues)
         self._slots = slots
@@ -85,6 +94,7 @@ class Worker:
         Raises:
             StepstreamError: A dispatcher refuses this worker for good.
         """
+        _refuse_step_process()
         before = {one: signal.signal(one, self._on_signal) for one in _SIGNALS}
         try:
             settings = read(WorkerSettings)
@@ -109,6 +119,7 @@ class Worker:
             StepstreamError: A dispatcher refuses this worker for good.
             SettingsError: The environment has a value that cannot be used.
         """
+        _refuse_step_process()
         await self._serve(leaves_process=False)
 
     def drain(self, grace_s: float | None = None) -> None:
@@ -127,23 +138,36 @@ class Worker:
         settings = read(WorkerSettings)
         slots = self._slots or settings.slots
         lag = LagMeter(asyncio.get_running_loop())
+        identity = self._identity(settings)
+        telemetry = open_telemetry(service=WORKER_SERVICE, instance=identity.name)
+        spans = AttemptSpans(telemetry, identity.name)
+
+        def gone() -> None:
+            spans.close()
+            if leaves_process:
+                self._gone()
+
         async with asyncio.TaskGroup() as group:
-            thread = _LinkThread(self._gone if leaves_process else _nothing)
-            runner = Runner(self._steps, slots, group, lambda *end: to_link.put(Ended(*end)))
+            thread = _LinkThread(gone)
+            runner = Runner(
+                self._steps, slots, group, lambda *end: to_link.put(Ended(*end)), spans.begin
+            )
             to_handlers: Mailbox[Command] = Mailbox(asyncio.get_running_loop(), runner.handle)
             handlers = Handlers(
                 slots=slots,
                 send=to_handlers.put,
                 moved=lambda attempt: to_link.put(Moved(attempt)),
                 loop_lag_s=lag.lag_s,
+                spans=spans,
             )
             link = Link(
-                self._identity(settings),
+                identity,
                 self._addresses(settings),
                 handlers,
                 stream_age_s=self.stream_age_s,
             )
             to_link: Mailbox[News] = Mailbox(thread.loop, link.handle)
+            runner.warm_up()
             thread.start(link)
             self._to_link = to_link
             if self._leave is not None:
@@ -230,8 +254,12 @@ class _LinkThread:
             self._ended.put(None)
 
 
-def _nothing() -> None:
-    """What to do at the end of a link in a process that is not ours to end."""
+def _refuse_step_process() -> None:
+    if is_step_process():
+        raise RuntimeError(
+            "a step's process imports the program that defines the step, and must not start a "
+            'worker there: put `Worker(...).run()` under `if __name__ == "__main__":`'
+        )
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from stepstream.v1 import worker_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 __all__ = ["Attempt", "Why"]
 
@@ -19,6 +23,7 @@ class Why(enum.Enum):
 
     REQUESTED = "the task was cancelled"
     TIMEOUT = "the attempt ran beyond its limit"
+    DEADLINE = "the deadline of the task has passed"
     LEASE_LOST = "somebody else owns the attempt"
     SILENCE = "no word from the dispatcher"
     LEAVING = "the worker is leaving"
@@ -32,13 +37,24 @@ class Attempt:
         moved: Called, from any thread, when `progress` has news that nobody has read.
     """
 
-    __slots__ = ("_moved", "_unread", "assignment", "cancelled_because", "progress", "token")
+    __slots__ = (
+        "_moved",
+        "_unread",
+        "assignment",
+        "cancelled_because",
+        "progress",
+        "span",
+        "token",
+        "trace_context",
+    )
 
     def __init__(self, assignment: pb.Assignment, moved: Callable[[Attempt], None]) -> None:
         self.assignment = assignment
         self.token = assignment.lease_token
         self.cancelled_because: Why | None = None
         self.progress: tuple[float, str] = (0.0, "")  # fraction 0 to 1, note
+        self.trace_context = dict(assignment.trace_context)  # of its own span, once that began
+        self.span: Span | None = None
         self._moved = moved
         self._unread = False
 

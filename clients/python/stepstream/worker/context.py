@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from stepstream._convert import payload_to_value
+from stepstream.trace_context import trace_fields
 from stepstream.types import Value
 from stepstream.worker.attempt import Attempt
 
@@ -77,10 +78,18 @@ class StepContext:
         return dict(self._assignment.labels)
 
     @cached_property
+    def trace_context(self) -> dict[str, str]:
+        """W3C headers (traceparent, tracestate, baggage) for calls that belong to this attempt."""
+        return dict(self._attempt.trace_context)
+
+    @cached_property
     def logger(self) -> Any:
-        """A structlog logger that adds task_id, step and attempt to each line."""
+        """A structlog logger that adds task_id, step, attempt and trace_id to each line."""
         return structlog.get_logger("stepstream.step").bind(
-            task_id=self.task_id, step=self.step, attempt=self.attempt
+            task_id=self.task_id,
+            step=self.step,
+            attempt=self.attempt,
+            **trace_fields(self._attempt.trace_context),
         )
 
     def progress(self, fraction: float, note: str = "") -> None:

@@ -16,11 +16,13 @@ import structlog
 
 from stepstream._convert import duration_to_seconds
 from stepstream.session import HEARTBEAT_INTERVAL_S
+from stepstream.trace_context import trace_fields
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.worker import _frames
 from stepstream.worker.attempt import Attempt, Why
 from stepstream.worker.inventory import Inventory
 from stepstream.worker.runner import Cancel, Command, ReleaseWaiting, Start
+from stepstream.worker.tracing import AttemptSpans
 
 __all__ = ["Desk", "Handlers", "Later", "Listener"]
 
@@ -34,6 +36,7 @@ _REASONS = {
     pb.CANCEL_REASON_REQUESTED: Why.REQUESTED,
     pb.CANCEL_REASON_TIMEOUT: Why.TIMEOUT,
     pb.CANCEL_REASON_LEASE_LOST: Why.LEASE_LOST,
+    pb.CANCEL_REASON_DEADLINE: Why.DEADLINE,
 }
 
 
@@ -44,6 +47,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     send: Callable[[Command], None]  # what is to be done there
     moved: Callable[[Attempt], None]  # given to each attempt, to tell of its progress
     loop_lag_s: Callable[[], float]  # how late the handlers' loop runs
+    spans: AttemptSpans = msgspec.field(default_factory=AttemptSpans)  # hears how attempts end
 
 
 class Listener(Protocol):
@@ -72,6 +76,7 @@ class Desk:
         self._slots = handlers.slots
         self._send = handlers.send
         self._moved = handlers.moved
+        self._spans = handlers.spans
         self._later = later
         self._running: dict[str, Attempt] = {}  # by token: given to the handlers, not ended yet
         self._stuck: set[str] = set()  # tokens of those whose grace is over
@@ -93,7 +98,7 @@ class Desk:
         self._running.pop(attempt.token, None)
         self._stuck.discard(attempt.token)
         if settlement is not None:
-            self.inventory.settle(attempt.token, settlement)
+            self._record(attempt, settlement)
         self._changed()
 
     def progressed(self, attempt: Attempt) -> None:
@@ -110,7 +115,10 @@ class Desk:
         fresh: list[Attempt] = []
         for assignment in assignments:
             attempt = Attempt(assignment, self._moved)
-            if not self.inventory.add(assignment.assignment_id, attempt.token, now_mono):
+            named = trace_fields(attempt.trace_context)
+            if not self.inventory.add(
+                assignment.assignment_id, attempt.token, now_mono, log_fields=named
+            ):
                 continue
             if self.leaving:
                 self._settle(attempt, _frames.released(attempt, Why.LEAVING.value))
@@ -129,8 +137,12 @@ class Desk:
                 continue
             if receipt.status == pb.RECEIPT_STATUS_INVALID:
                 _log.error(
-                    "result refused", assignment_id=receipt.assignment_id, reason=receipt.message
+                    "result refused",
+                    assignment_id=receipt.assignment_id,
+                    reason=receipt.message,
+                    **self.inventory.log_fields(token),
                 )
+            self._spans.receipted(receipt)
             self.inventory.drop(token)
         self._changed()
 
@@ -195,6 +207,7 @@ class Desk:
 
     def _abandon(self, token: str, grace_s: float) -> None:
         self.inventory.drop(token)
+        self._spans.dropped(token)
         attempt = self._running.get(token)
         if attempt is not None and attempt.cancelled_because is not None:
             attempt.cancelled_because = Why.LEASE_LOST
@@ -216,15 +229,26 @@ class Desk:
         if attempt is None or attempt.cancelled_because is None:
             return
         self._stuck.add(token)
-        _log.warning("handler does not stop", assignment_id=attempt.assignment.assignment_id)
+        _log.warning(
+            "handler does not stop",
+            assignment_id=attempt.assignment.assignment_id,
+            **trace_fields(attempt.trace_context),
+        )
         settlement = _frames.stopped(attempt, attempt.cancelled_because)
         if settlement is not None:
-            self.inventory.settle(token, settlement)
+            self._record(attempt, settlement)
         self._changed()
 
     def _settle(self, attempt: Attempt, settlement: pb.Settlement) -> None:
-        if self.inventory.settle(attempt.token, settlement):
+        if self._record(attempt, settlement):
             self._changed()
+
+    def _record(self, attempt: Attempt, settlement: pb.Settlement) -> bool:
+        """Note a result; False when the attempt is not held any more, or has one."""
+        counts = self.inventory.settle(attempt.token, settlement)
+        if counts:
+            self._spans.settled(attempt, settlement)
+        return counts
 
     def _resend(self, token: str) -> None:
         self.inventory.resend(token)

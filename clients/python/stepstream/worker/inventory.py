@@ -7,6 +7,8 @@ given back may return under another lease before the old result has its receipt.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -27,6 +29,7 @@ class Item(msgspec.Struct, kw_only=True):
     progress: float = 0.0
     note: str = ""
     moved: bool = False  # progress has news that no heartbeat has carried
+    log_fields: Mapping[str, str] = {}  # what lines of log about it say besides
 
 
 class Inventory:
@@ -54,11 +57,28 @@ class Inventory:
         """The leases under which an attempt is held, mostly none or one."""
         return [token for token, item in self._items.items() if item.assignment_id == assignment_id]
 
-    def add(self, assignment_id: str, token: str, now_mono: float) -> bool:
+    def log_fields(self, token: str) -> Mapping[str, str]:
+        """What lines of log about an attempt say besides its name."""
+        item = self._items.get(token)
+        return item.log_fields if item is not None else {}
+
+    def add(
+        self,
+        assignment_id: str,
+        token: str,
+        now_mono: float,
+        *,
+        log_fields: Mapping[str, str] = MappingProxyType({}),
+    ) -> bool:
         """Takes in an attempt; False when it is held already (a batch that came twice)."""
         if token in self._items:
             return False
-        self._items[token] = Item(assignment_id=assignment_id, token=token, received_mono=now_mono)
+        self._items[token] = Item(
+            assignment_id=assignment_id,
+            token=token,
+            received_mono=now_mono,
+            log_fields=log_fields,
+        )
         return True
 
     def settle(self, token: str, result: pb.Settlement) -> bool:

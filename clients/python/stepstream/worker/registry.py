@@ -5,14 +5,23 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from stepstream.worker.context import StepContext
 
-__all__ = ["Step", "find_steps", "step", "steps_by_name"]
+__all__ = ["RunsIn", "Step", "find_steps", "step", "steps_by_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RunsIn(StrEnum):
+    """Where a handler runs."""
+
+    LOOP = "loop"  # on the worker's event loop; async functions, and only they
+    THREAD = "thread"  # in a thread of the worker
+    PROCESS = "process"  # in a process that is kept for it, and killed when it is to stop
 
 
 class Step:
@@ -21,17 +30,28 @@ class Step:
     Args:
         name: The step type, 1 to 64 characters of [A-Za-z0-9._-].
         function: Takes a StepContext; plain or async.
+        runs_in: A word of RunsIn; None: the loop for an async function, a thread for a plain one.
 
     Raises:
-        ValueError: The name is not one.
+        ValueError: The name is not one, or the function cannot run there.
     """
 
-    def __init__(self, name: str, function: Callable[[StepContext], Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[StepContext], Any],
+        *,
+        runs_in: Literal["loop", "thread", "process"] | None = None,
+    ) -> None:
         if not _NAME.fullmatch(name):
             raise ValueError(f"step name {name!r}: 1 to 64 characters of A-Z a-z 0-9 . _ - wanted")
         self.name = name
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
+        self.runs_in = RunsIn(runs_in or (RunsIn.LOOP if self.is_async else RunsIn.THREAD))
+        if self.is_async is not (self.runs_in is RunsIn.LOOP):
+            wanted = "an async" if self.runs_in is RunsIn.LOOP else "a plain"
+            raise ValueError(f"step {name!r} in a {self.runs_in}: {wanted} function wanted")
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
@@ -43,17 +63,21 @@ class Step:
         return f"Step({self.name!r})"
 
 
-def step(name: str) -> Callable[[Callable[[StepContext], Any]], Step]:
+def step(
+    name: str, *, runs_in: Literal["loop", "thread", "process"] | None = None
+) -> Callable[[Callable[[StepContext], Any]], Step]:
     """Makes a function the handler of a step type.
 
-    An async function runs on the worker's event loop; a plain one in a thread.
+    An async function runs on the worker's event loop; a plain one in a thread, or in a process.
 
     Args:
         name: The step type, as pipelines name it.
+        runs_in: "process" for a plain function that computes, or that has to be killed when it is
+            to stop. It is found again by its name, so it stands at the top level of a module.
     """
 
     def decorate(function: Callable[[StepContext], Any]) -> Step:
-        return Step(name, function)
+        return Step(name, function, runs_in=runs_in)
 
     return decorate
 

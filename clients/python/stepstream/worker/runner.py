@@ -1,4 +1,4 @@
-"""Runs handlers: async ones on the event loop that it lives on, plain ones in threads.
+"""Runs handlers: on the event loop that it lives on, in threads or in processes.
 
 This is one of the three places in the project that catch every exception: here it is the user's.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from functools import partial
+from typing import Any
 
 import msgspec
 import structlog
@@ -20,13 +22,16 @@ from stepstream.worker.context import StepContext
 from stepstream.worker.executors import ThreadPool
 from stepstream.worker.mailbox import Mailbox
 from stepstream.worker.outcomes import Cancelled
-from stepstream.worker.registry import Step
+from stepstream.worker.processes import ProcessPool
+from stepstream.worker.registry import RunsIn, Step
+from stepstream.worker.targets import target_of
 
-__all__ = ["Cancel", "Command", "ReleaseWaiting", "Runner", "Start"]
+__all__ = ["Cancel", "Command", "ReleaseWaiting", "Runner", "Start", "run_handler"]
 
 _log = structlog.get_logger("stepstream.worker")
 
 Ended = Callable[[Attempt, pb.Settlement | None], None]
+Stop = Callable[[], object]
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -53,22 +58,40 @@ class Runner:
 
     Args:
         steps: The handlers by step type.
-        slots: The most handlers at once, async and plain ones together.
+        slots: The most handlers at once, wherever they run.
         group: Parent of the async handlers' tasks; lives on the loop that `handle` is called on.
         ended: Called once for each attempt, from any thread, with its result.
+        begin: Called when an attempt begins; returns the context that its handler runs in.
     """
 
     def __init__(
-        self, steps: Mapping[str, Step], slots: int, group: asyncio.TaskGroup, ended: Ended
+        self,
+        steps: Mapping[str, Step],
+        slots: int,
+        group: asyncio.TaskGroup,
+        ended: Ended,
+        begin: Callable[[Attempt], Context] = lambda _: copy_context(),
     ) -> None:
         self._steps = steps
         self._slots = slots
         self._group = group
         self._ended = ended
+        self._begin = begin
         self._threads = ThreadPool(slots, "stepstream-step")
-        self._thread_ends = Mailbox(asyncio.get_running_loop(), self._threads_ended)
+        apart = [target_of(one) for one in steps.values() if one.runs_in is RunsIn.PROCESS]
+        self._processes = ProcessPool(slots, apart)
+        self._far_ends = Mailbox(asyncio.get_running_loop(), self._ended_elsewhere)
         self._waiting: deque[Attempt] = deque()
-        self._running: dict[str, asyncio.Task[None] | None] = {}  # by token; None is a thread
+        self._running: dict[str, Stop] = {}  # by token: how to stop it
+        self._executors: dict[RunsIn, Callable[[Attempt, Step], Stop]] = {
+            RunsIn.LOOP: self._start_on_loop,
+            RunsIn.THREAD: self._start_in_thread,
+            RunsIn.PROCESS: self._start_in_process,
+        }
+
+    def warm_up(self) -> None:
+        """Starts processes in advance, where there are steps for them; returns at once."""
+        self._processes.warm_up()
 
     def handle(self, commands: list[Command]) -> None:
         """Does what the gRPC side asks; call it on the runner's loop."""
@@ -83,12 +106,15 @@ class Runner:
                     self._release_waiting()
 
     def stop(self) -> None:
-        """Cancels the async handlers that still run, and lets the threads end when they can."""
+        """Stops what still runs and ends the processes; threads end when they can.
+
+        Waits for the processes, for a bounded time.
+        """
         self._waiting.clear()
-        for task in self._running.values():
-            if task is not None:
-                task.cancel()
+        for stop in self._running.values():
+            stop()
         self._threads.close()
+        self._processes.close()
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self._slots:
@@ -101,16 +127,27 @@ class Runner:
         elif step is None:
             words = f"this worker has no step {attempt.assignment.step!r}"
             self._ended(attempt, _frames.failed(attempt, "UNKNOWN_STEP", words, retryable=True))
-        elif step.is_async:
-            self._running[attempt.token] = self._group.create_task(self._drive(attempt, step))
         else:
-            self._running[attempt.token] = None
-            self._threads.submit(partial(self._drive_in_thread, attempt, step))
+            self._running[attempt.token] = self._executors[step.runs_in](attempt, step)
+
+    def _start_on_loop(self, attempt: Attempt, step: Step) -> Stop:
+        context = self._begin(attempt)
+        return self._group.create_task(self._drive(attempt, step), context=context).cancel
+
+    def _start_in_thread(self, attempt: Attempt, step: Step) -> Stop:
+        context = self._begin(attempt)
+        self._threads.submit(partial(context.run, self._drive_in_thread, attempt, step))
+        return _wait_for_it
+
+    def _start_in_process(self, attempt: Attempt, _step: Step) -> Stop:
+        self._begin(attempt)
+        self._processes.submit(attempt, partial(self._end_elsewhere, attempt))
+        return partial(self._processes.stop, attempt)
 
     def _cancel(self, attempt: Attempt) -> None:
-        task = self._running.get(attempt.token)
-        if task is not None:
-            task.cancel()
+        stop = self._running.get(attempt.token)
+        if stop is not None:
+            stop()
         elif attempt in self._waiting:
             self._waiting.remove(attempt)
             self._start(attempt)  # which sees that it is cancelled
@@ -133,16 +170,18 @@ class Runner:
         self._start_waiting()
 
     def _drive_in_thread(self, attempt: Attempt, step: Step) -> None:
-        settlement: pb.Settlement | None
-        try:
-            settlement = _frames.completed(attempt, step.function(StepContext(attempt)))
-        except BaseException as error:  # noqa: BLE001 - a thread that died would take its slot along
-            settlement = _failure(attempt, error)
+        result = run_handler(attempt, step.function)
+        if isinstance(result, BaseException):
+            self._end_elsewhere(attempt, _failure(attempt, result))
+        else:
+            self._end_elsewhere(attempt, result)
+
+    def _end_elsewhere(self, attempt: Attempt, settlement: pb.Settlement | None) -> None:
         # The loop hears of the free slot before the dispatcher can fill it.
-        self._thread_ends.put(attempt)
+        self._far_ends.put(attempt)
         self._ended(attempt, settlement)
 
-    def _threads_ended(self, attempts: list[Attempt]) -> None:
+    def _ended_elsewhere(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
             del self._running[attempt.token]
         self._start_waiting()
@@ -155,6 +194,20 @@ class Runner:
         if task is not None and task.cancelling():
             raise error
         return _failure(attempt, error)
+
+
+def run_handler(
+    attempt: Attempt, function: Callable[[StepContext], Any]
+) -> pb.Settlement | BaseException:
+    """Runs a plain handler to its end; returns its result, or what it raised."""
+    try:
+        return _frames.completed(attempt, function(StepContext(attempt)))
+    except BaseException as error:  # noqa: BLE001 - what died of it would take its slot along
+        return error
+
+
+def _wait_for_it() -> None:
+    """How to stop a thread: it looks at `StepContext.cancelled`, or it does not."""
 
 
 def _failure(attempt: Attempt, error: BaseException) -> pb.Settlement | None:

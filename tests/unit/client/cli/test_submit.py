@@ -57,6 +57,13 @@ def test_options_travel(run, stub):
     request = stub.requests[0]
     assert (request.request_id, request.delay.seconds) == ("r1", 90)
     assert dict(request.labels) == {"a": "b", "c": ""}
+    assert not request.HasField("deadline")
+
+
+def test_a_deadline_travels(run, stub):
+    run("submit", *_PAIR, "x", "--deadline", "2h")
+
+    assert stub.requests[0].deadline.seconds == 7200
 
 
 @pytest.mark.parametrize(
@@ -69,6 +76,7 @@ def test_options_travel(run, stub):
         (("submit", "--input-json", "[1]"), "not a JSON object"),
         (("submit", "--input-json", "{"), "not JSON"),
         (("submit", *_PAIR, "x", "--delay", "soon"), "not a time"),
+        (("submit", *_PAIR, "x", "--deadline", "soon"), "not a time"),
         (("submit", *_PAIR, "x", "--label", "a"), "KEY=VALUE"),
         (("submit", *_PAIR, "x", "--address", "nowhere"), "not host:port"),
     ],

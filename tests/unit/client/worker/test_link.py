@@ -110,6 +110,7 @@ async def test_an_attempt_that_is_not_owned_is_dropped_silently(
     [
         (pb.CANCEL_REASON_REQUESTED, "CANCELLED"),
         (pb.CANCEL_REASON_TIMEOUT, "DEADLINE_EXCEEDED"),
+        (pb.CANCEL_REASON_DEADLINE, "DEADLINE_EXCEEDED"),
     ],
 )
 @pytest.mark.parametrize("kind", ["held", "polite"])

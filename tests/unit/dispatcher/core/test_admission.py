@@ -49,6 +49,9 @@ def record_of(transition: Transition) -> TaskRecord:
         {"request_id": "!"},
         {"request_id": "~" * 128},
         {"delay_ms": 366 * DAY_MS},
+        {"deadline_ms": 1},
+        {"deadline_ms": 366 * DAY_MS},
+        {"delay_ms": 1_000, "deadline_ms": 1_001},
         {"labels": {f"key-{number}": "" for number in range(16)}},
         {"labels": {"k" * 63: "v" * 63}},
         {"max_retries": 0},
@@ -73,6 +76,10 @@ def test_what_is_within_the_limits_is_admitted(changes: dict[str, object]):
         ({"request_id": "x" * 129}, "request_id"),
         ({"delay_ms": -1}, "delay"),
         ({"delay_ms": 366 * DAY_MS + 1}, "delay"),
+        ({"deadline_ms": 0}, "deadline"),
+        ({"deadline_ms": -1}, "deadline"),
+        ({"deadline_ms": 366 * DAY_MS + 1}, "deadline"),
+        ({"delay_ms": 1_000, "deadline_ms": 1_000}, "deadline"),
         ({"labels": {f"key-{number}": "" for number in range(17)}}, "labels"),
         ({"labels": {"": "value"}}, "labels"),
         ({"labels": {"k" * 64: "value"}}, "labels"),
@@ -165,6 +172,15 @@ def test_creation_with_a_delay_is_scheduled():
     assert transition.event.delay_ms == 5_000
     record = record_of(transition)
     assert (record.stage, record.due_ms) == (Stage.DELAYED, NOW_MS + 5_000)
+
+
+@pytest.mark.parametrize("delay_ms", [0, 5_000])
+def test_creation_with_a_deadline_sets_the_earliest_timer(delay_ms: int):
+    transition = created(delay_ms=delay_ms, deadline_ms=9_000)
+
+    assert record_of(transition).deadline_ms == NOW_MS + 9_000
+    assert transition.due_ms == NOW_MS + (delay_ms or 9_000)
+    assert transition.enqueue == (None if delay_ms else "default")
 
 
 def test_creation_before_a_person_waits_for_one():

@@ -65,6 +65,7 @@ REFUSED = {
     f.Released: Refusal.STALE_LEASE,
     f.Lost: Refusal.OBSOLETE,
     f.Due: Refusal.OBSOLETE,
+    f.DeadlinePassed: Refusal.OBSOLETE,
     f.Requeued: Refusal.OBSOLETE,
     f.CancelAsked: Refusal.FINISHED,
     f.Reviewed: Refusal.NOT_WAITING,
@@ -101,8 +102,9 @@ def test_every_kind_of_fact_is_in_these_tests():
 
 def test_the_table_has_no_line_beyond_those_tested_here():
     only_refusing = {(Stage.ENDED, f.CancelAsked)}
+    with_a_deadline = {(stage, f.DeadlinePassed) for stage in Stage if stage is not Stage.ENDED}
 
-    assert set(MOVES) == set(LEGAL) | only_refusing
+    assert set(MOVES) == set(LEGAL) | only_refusing | with_a_deadline
 
 
 @pytest.mark.parametrize("pair", LEGAL, ids=named)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from stepstream_dispatcher.core import facts as f
 from stepstream_dispatcher.core.admission import Submission, creation
 from stepstream_dispatcher.core.lifecycle import LOSSES_MAX, decide
-from stepstream_dispatcher.core.pipeline import Pipeline, load
+from stepstream_dispatcher.core.pipeline import Pipeline
+from stepstream_dispatcher.core.pipeline_file import load
 from stepstream_dispatcher.core.record import (
     TERMINAL_STATES,
     Stage,
@@ -47,6 +48,7 @@ WORKER = "w" * 64
 OWNERS = ("d" * 64, "e" * 64)
 TOKEN_DIGITS = 16
 SETTLEMENTS = (f.Completed, f.Failed, f.Lost, f.Released)
+DEADLINE_MS = 20_000
 
 OUTCOMES = ("completed", "passed", "rejected", "broken", "unheard of")
 DECISIONS = ("approved", "edited", "rejected")
@@ -88,7 +90,7 @@ class Walk:
         self.record = blank
         self.live = 0
         self.counts: Counter[str] = Counter()
-        self.delayed = False
+        self.timer_ms = 0
         self.terminal_states: list[str] = []
         self.apply(first)
 
@@ -108,7 +110,7 @@ class Walk:
         left, entered = transition.move or ("", "")
         self.counts[left] -= 1
         self.counts[entered] += 1
-        self.delayed = transition.due_ms is not None or (self.delayed and not transition.undelay)
+        self.timer_ms = transition.due_ms or (0 if transition.undelay else self.timer_ms)
         if transition.live == -1:
             self.terminal_states.append(self.record.state)
 
@@ -137,7 +139,13 @@ class Walk:
         assert bool(record.lease) == bool(record.owner) == bool(record.worker) == held
         assert bool(record.entry) == (record.stage in (Stage.QUEUED, Stage.LEASED))
         assert record.terminal == (record.state in TERMINAL_STATES)
-        assert self.delayed == (record.stage is Stage.DELAYED) == (record.due_ms > 0)
+        assert (record.stage is Stage.DELAYED) == (record.due_ms > 0)
+        assert self.timer_ms == record.timer_ms
+        wakes = record.stage is Stage.DELAYED or (
+            record.deadline_ms > 0 and record.stage in (Stage.QUEUED, Stage.WAITING)
+        )
+        assert wakes == (self.timer_ms > 0)
+        assert not record.deadline_ms or self.timer_ms <= record.deadline_ms
         assert self.live == int(not record.terminal)
         assert record.losses <= LOSSES_MAX
         assert sum(count for state, count in self.counts.items() if state) == 1
@@ -172,6 +180,7 @@ def fact_of(walk: Walk, turn: Turn) -> f.Fact:
         f.CancelAsked: lambda: f.CancelAsked(reason="no longer needed"),
         f.Reviewed: lambda: f.Reviewed(decision=DECISIONS[choice % 3], reviewer="r" * 64),
         f.Due: f.Due,
+        f.DeadlinePassed: lambda: f.DeadlinePassed(token=token if choice % 2 else ""),
         f.Redriven: f.Redriven,
         f.InputUpdated: lambda: f.InputUpdated(input=b"input", input_hash="f" * 16),
     }
@@ -185,6 +194,7 @@ SUBMISSIONS = st.builds(
     pipeline=st.just("any"),
     input=st.just(b"text"),
     delay_ms=st.sampled_from([0, 2_000]),
+    deadline_ms=st.sampled_from([None, DEADLINE_MS]),
     max_retries=st.sampled_from([-1, 0, 1]),
     initial_delay_ms=st.sampled_from([-1, 24 * 3600 * 1000]),
     timeout_ms=st.sampled_from([-1, 24 * 3600 * 1000]),
@@ -227,6 +237,22 @@ def test_a_fact_that_moved_the_task_does_not_move_it_again(walk: Walk, path: lis
         walk.now_ms += turn.passes_ms
         if moved is not None and isinstance(fact, (*SETTLEMENTS, f.Leased, f.Requeued)):
             assert walk.meet(fact, 0.5) is None
+
+
+@given(WALKS, turns(*ORDINARY, most=60))
+@settings(max_examples=200, deadline=None)
+def test_a_task_beyond_its_deadline_begins_no_attempt_and_no_step(walk: Walk, path: list[Turn]):
+    """Once it was noticed, at the latest when the attempt that runs is settled, it has failed."""
+    for turn in path:
+        late = walk.record.is_late(walk.now_ms)
+        fact = fact_of(walk, turn)
+        before = walk.record
+        moved = walk.meet(fact, turn.rand)
+        walk.now_ms += turn.passes_ms
+        if late and moved is not None:
+            assert not isinstance(fact, f.Leased)
+            settled = isinstance(fact, (*SETTLEMENTS, f.DeadlinePassed))
+            assert not settled or walk.record.state == ("cancelled" if before.cancel else "failed")
 
 
 def test_only_released_attempts_never_spend_a_budget():

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from stepstream.errors import ERRORS_BY_REASON, QueueFull, StepstreamError, StoreUnavailable
 from stepstream_dispatcher.edge.app import build_app
-from stepstream_dispatcher.edge.problems import HTTP_STATUS
+from stepstream_dispatcher.edge.problems import HTTP_STATUS, http_status
 from stepstream_dispatcher.engine.stats import Stats, assemble
 
 STATS = assemble(
@@ -82,7 +82,7 @@ async def test_ready():
     async with client() as session:
         response = await session.get("/readyz")
 
-    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+    assert (response.status_code, response.json()) == (200, {"status": "ready", "mode": "PARALLEL"})
 
 
 async def test_not_ready_says_why():
@@ -99,10 +99,11 @@ async def test_not_ready_says_why():
 @pytest.mark.parametrize(
     ("method", "path", "status", "title"),
     [
-        ("GET", "/nothing", 404, "Not Found"),
-        ("GET", "/", 404, "Not Found"),
-        ("POST", "/api/stats", 405, "Method Not Allowed"),
-        ("DELETE", "/healthz", 405, "Method Not Allowed"),
+        ("GET", "/nothing", 404, "No such route"),
+        ("GET", "/", 404, "No such route"),
+        ("GET", "/healthz/", 404, "No such route"),
+        ("POST", "/api/stats", 405, "Method not allowed"),
+        ("DELETE", "/healthz", 405, "Method not allowed"),
     ],
 )
 async def test_other_requests_are_problems(method: str, path: str, status: int, title: str):
@@ -127,15 +128,16 @@ async def test_domain_error_is_a_problem_with_its_reason():
         response = await session.get("/api/stats")
 
     assert response.status_code == 429
-    assert response.headers["retry-after"] == "2"
+    assert response.headers["retry-after"] == "3"
     assert response.json() == {
-        "type": "about:blank",
-        "title": "Too Many Requests",
+        "type": "urn:stepstream:problem:QUEUE_FULL",
+        "title": "Queue full",
         "status": 429,
         "detail": "full",
         "code": "RESOURCE_EXHAUSTED",
         "reason": "QUEUE_FULL",
         "field": "input",
+        "retryAfter": 2.4,
     }
 
 
@@ -145,7 +147,7 @@ async def test_store_outage_is_unavailable():
 
     assert response.status_code == 503
     assert response.json()["reason"] == "STORE_UNAVAILABLE"
-    assert "retry-after" not in response.headers
+    assert (response.headers["retry-after"], response.json()["retryAfter"]) == ("1", 1.0)
 
 
 async def test_any_other_error_tells_an_incident_only():
@@ -177,3 +179,4 @@ async def test_head_has_no_body():
 @pytest.mark.parametrize("error", ERRORS_BY_REASON.values())
 def test_every_error_has_an_http_status(error: type[StepstreamError]):
     assert error.status in HTTP_STATUS
+    assert 400 <= http_status(error) < 600

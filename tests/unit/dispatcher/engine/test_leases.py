@@ -123,6 +123,38 @@ async def test_result_after_the_limit_is_stale(dispatcher: Dispatcher):
     assert await dispatcher.report(session, handout, fact) == "STALE_LEASE"
 
 
+@watched
+async def test_attempt_is_stopped_at_the_deadline_and_its_task_fails(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher, deadline_ms=3_000)
+    assert handout.timeout_ms == pytest.approx(3_000, abs=5)
+
+    await pass_time(2.9)
+    assert (await now(dispatcher, handout)).stage is Stage.LEASED
+    await pass_time(0.3)
+
+    record = await now(dispatcher, handout)
+    event = (await dispatcher.history(handout.attempt.task_id))[-1]
+    assert (record.state, record.errors) == ("failed", 1)
+    assert (event.detail, event.message) == (
+        "DEADLINE_EXCEEDED",
+        "the task had not ended 3 s after it was accepted",
+    )
+    assert [word.reason for word in session.outbox.cancels] == ["DEADLINE"]
+    assert session.attempts == {}
+
+
+@watched
+async def test_limit_of_the_attempt_that_is_shorter_than_the_deadline_is_retried(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher, timeout_ms=1_000, deadline_ms=3_000)
+
+    await pass_time(1.2)
+
+    assert (await now(dispatcher, handout)).stage is Stage.DELAYED
+    assert [word.reason for word in session.outbox.cancels] == ["TIMEOUT"]
+
+
 @pytest.mark.parametrize(("named", "losses"), [(True, 1), (False, 0)])
 @watched
 async def test_attempt_that_vanishes_from_the_heartbeat_is_settled(

@@ -2,11 +2,15 @@
 
 import asyncio
 
+import pytest
+
+from stepstream_dispatcher.core.facts import Failed
 from stepstream_dispatcher.core.record import EventType, Stage
 from tests.support.engine import Dispatcher, with_dispatcher
 from tests.support.virtual_time import pass_time
 
 timed = with_dispatcher("committer", "timers")
+fed = with_dispatcher("committer", "timers", "feeder", "settling")
 
 
 async def queued_after(dispatcher: Dispatcher, task_id: str) -> float:
@@ -90,3 +94,80 @@ async def test_leftover_in_the_delayed_set_does_not_spin(dispatcher: Dispatcher)
     await pass_time(10)
 
     assert looks <= 11
+
+
+# --- deadlines -----------------------------------------------------------------------------------
+
+
+async def failed_after(dispatcher: Dispatcher, task_id: str) -> float:
+    """Seconds from the task's creation to its failure."""
+    record, events = await dispatcher.record(task_id), await dispatcher.history(task_id)
+    assert (record.state, events[-1].detail) == ("failed", "DEADLINE_EXCEEDED")
+    return (events[-1].at_ms - record.created_ms) / 1000
+
+
+@pytest.mark.parametrize("delay_ms", [0, 2_000])
+@timed
+async def test_task_that_nobody_leases_fails_at_its_deadline(dispatcher: Dispatcher, delay_ms: int):
+    task_id = await dispatcher.submit(delay_ms=delay_ms, deadline_ms=3_000)
+
+    await pass_time(2.9)
+    assert (await dispatcher.record(task_id)).stage is Stage.QUEUED
+    await pass_time(0.2)
+
+    assert await failed_after(dispatcher, task_id) < 3.01
+    assert await dispatcher.store.read("default", 10) == []
+    assert await dispatcher.store.due(limit=10) == ([], None)
+
+
+@fed
+async def test_retry_that_is_not_due_by_the_deadline_never_runs(dispatcher: Dispatcher):
+    session = await dispatcher.connect()
+    task_id = await dispatcher.submit(deadline_ms=3_000)
+    (handout,) = await dispatcher.handed_out(session)
+    token = handout.attempt.record.lease
+    fact = Failed(token=token, code="BUSY", message="", retryable=True, retry_after_ms=60_000)
+    await dispatcher.report(session, handout, fact)
+
+    await pass_time(3.1)
+
+    assert await failed_after(dispatcher, task_id) < 3.01
+
+
+@fed
+async def test_retry_that_is_due_before_the_deadline_runs_until_it(dispatcher: Dispatcher):
+    session = await dispatcher.connect()
+    await dispatcher.submit(deadline_ms=3_000)
+    (handout,) = await dispatcher.handed_out(session)
+    token = handout.attempt.record.lease
+    fact = Failed(token=token, code="BUSY", message="", retryable=True, retry_after_ms=1_000)
+    await dispatcher.report(session, handout, fact)
+
+    (again,) = await dispatcher.handed_out(session)
+
+    assert again.timeout_ms == pytest.approx(2_000, abs=5)
+
+
+@timed
+async def test_many_deadlines_at_once_all_pass(dispatcher: Dispatcher):
+    tasks = [await dispatcher.submit(b"%d" % n, deadline_ms=1_000) for n in range(600)]
+
+    await pass_time(1.1)
+
+    assert {(await dispatcher.record(task_id)).state for task_id in tasks} == {"failed"}
+
+
+@timed
+async def test_deadline_that_passed_while_no_dispatcher_ran_passes_at_the_start(
+    dispatcher: Dispatcher,
+):
+    task_id = await dispatcher.submit(deadline_ms=1_000)
+    dispatcher.stop_loops()
+    await pass_time(10)
+    assert (await dispatcher.record(task_id)).stage is Stage.QUEUED
+
+    for loop in (dispatcher.engine.committer, dispatcher.engine.timers):
+        dispatcher.run(loop.run)
+    await pass_time(0.1)
+
+    assert (await dispatcher.record(task_id)).state == "failed"

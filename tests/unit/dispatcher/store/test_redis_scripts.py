@@ -20,7 +20,13 @@ def test_only_submissions_are_refused_by_a_full_redis():
         if name.isupper()
     }
 
-    assert allowed == {"SUBMIT": False, "SETTLE": True, "TRIM": True, "FORGET": True}
+    assert allowed == {
+        "SUBMIT": False,
+        "SETTLE": True,
+        "TRIM": True,
+        "FORGET": True,
+        "IMPORT": True,
+    }
 
 
 def test_both_commit_scripts_have_one_body():

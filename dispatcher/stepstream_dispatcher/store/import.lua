@@ -1,0 +1,61 @@
+-- stepstream/import version 1
+--
+-- Purpose: take in a task that was processed while Redis was away, in place of its record, if any.
+-- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 record, 6 data, 7 history, 8 lane of the record's
+--        entry, 9 set of the state left, 10 set of the state entered (any key where unused); then
+--        workers.
+-- ARGV   1 consumer group, 2 channel of events, 3 task id, 4 version that the record must have (empty:
+--        there must be none), 5 entry to delete, 6 state left, 7 state entered, 8 whether state 9 and
+--        10 have sets ("01": only the second), 9 since when, 10 due time, 11 time of expiry (empty:
+--        none), 12 created, 13 change of the live tasks, 14 retries, 15 the last event as published;
+--        then how many of each, and these: pairs of record fields, pairs of data fields, events, and
+--        pairs of tally and amount, one for each worker key.
+-- Reply  1 if it was taken in, 0 if the record is another by now; then nothing changed.
+-- Effect the entry goes, so that nobody is handed the task again, and the lease with the record.
+-- Cost   about 15 commands, and one for each event.
+
+local call = redis.call
+local group, channel, task_id, expected, entry, left, entered, sets = unpack(ARGV, 1, 8)
+local since, due, expires, created, live, retries, published = unpack(ARGV, 9, 15)
+local EVENTS_MAX, CHUNK = 1000, 1000
+
+local version = call('HGET', KEYS[5], 'version') or ''
+if version ~= expected then return 0 end
+
+local at = 16
+local function each(store)
+  local amount = tonumber(ARGV[at])
+  for first = at + 1, at + amount, CHUNK do
+    store(unpack(ARGV, first, math.min(first + CHUNK - 1, at + amount)))
+  end
+  at = at + amount + 1
+end
+
+if entry ~= '' then
+  call('XACK', KEYS[8], group, entry)
+  call('XDEL', KEYS[8], entry)
+end
+call('DEL', KEYS[5], KEYS[6])
+each(function(...) call('HSET', KEYS[5], ...) end)
+each(function(...) call('HSET', KEYS[6], ...) end)
+each(function(...) call('RPUSH', KEYS[7], ...) end)
+call('LTRIM', KEYS[7], -EVENTS_MAX, -1)
+call('ZADD', KEYS[2], created, task_id)
+call('ZREM', KEYS[3], task_id)
+if due ~= '' then call('ZADD', KEYS[3], due, task_id) end
+if left ~= '' then call('HINCRBY', KEYS[1], left, -1) end
+call('HINCRBY', KEYS[1], entered, 1)
+if string.sub(sets, 1, 1) == '1' then call('ZREM', KEYS[9], task_id) end
+if string.sub(sets, 2, 2) == '1' then call('ZADD', KEYS[10], since, task_id) end
+call('HINCRBY', KEYS[1], 'live', live)
+call('HINCRBY', KEYS[1], 'retries', retries)
+if expires ~= '' then
+  for key = 5, 7 do call('PEXPIREAT', KEYS[key], expires) end
+  call('ZADD', KEYS[4], expires, entered .. ' ' .. task_id)
+end
+for worker = 11, #KEYS do
+  call('HINCRBY', KEYS[worker], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+call('PUBLISH', channel, published)
+return 1

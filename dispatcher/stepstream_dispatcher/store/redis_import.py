@@ -1,0 +1,152 @@
+"""Takes tasks of the journal into Redis: what was done while it was away is recorded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from redis import exceptions as redis_errors
+
+from stepstream.errors import InternalError, StoreUnavailable
+from stepstream_dispatcher.core.record import Event, EventType
+from stepstream_dispatcher.store.codec import WAITING_STATES, encode_event, encode_published
+from stepstream_dispatcher.store.keys import GROUP, Keys
+from stepstream_dispatcher.store.port import Imported, Journaled
+from stepstream_dispatcher.store.redis_link import Link
+from stepstream_dispatcher.store.redis_scripts import IMPORT
+
+__all__ = ["RedisImport", "renumbered"]
+
+TRIES: Final = 5  # somebody else changes the record at the same moment
+SETTLED: Final = "settled:"
+
+
+class RedisImport:
+    """Imports tasks one by one.
+
+    Args:
+        link: Any connections.
+        keys: Names.
+        dispatcher_id: Who publishes.
+    """
+
+    def __init__(self, link: Link, keys: Keys, *, dispatcher_id: str) -> None:
+        self._link = link
+        self._keys = keys
+        self._dispatcher_id = dispatcher_id
+
+    async def take_in(self, task: Journaled, tallies: Mapping[tuple[str, str], int]) -> Imported:
+        """Record a task of the journal.
+
+        No record: it is created. A live one of which no step is settled: it gives way, its lease is
+        void. Else the journal's is dropped: another result is recorded.
+
+        Args:
+            task: At rest: ended, waiting for a person, or scheduled.
+            tallies: What to add to the counters of workers, by (worker, counter).
+
+        Idempotence: a task that was taken in before is told by its operation ids.
+
+        Raises:
+            StoreUnavailable: Nobody knows whether it was taken in; try again.
+            InternalError: Redis could not do it.
+        """
+        for _ in range(TRIES):
+            present = await self._fields(task.task_id)
+            word = _decide(task, present)
+            if word not in (Imported.CREATED, Imported.SUPERSEDED):
+                return word
+            if await self._run(task, present, tallies):
+                return word
+        raise StoreUnavailable(f"task {task.task_id} changes too fast to be imported")
+
+    async def _fields(self, task_id: str) -> dict[str, str]:
+        (flat,) = await self._link.ask(("HGETALL", self._keys.record(task_id)))
+        texts = [text.decode(errors="replace") for text in flat]
+        return dict(zip(texts[::2], texts[1::2], strict=True))
+
+    async def _run(
+        self,
+        task: Journaled,
+        present: Mapping[str, str],
+        tallies: Mapping[tuple[str, str], int],
+    ) -> bool:
+        keys, arguments = self._packed(task, present, tallies)
+        try:
+            return bool(await IMPORT.run(self._link, keys, arguments))
+        except redis_errors.ResponseError as error:
+            raise InternalError(f"redis could not import it: {error}") from error
+
+    def _packed(
+        self,
+        task: Journaled,
+        present: Mapping[str, str],
+        tallies: Mapping[tuple[str, str], int],
+    ) -> tuple[list[str], list[str | bytes]]:
+        """Build KEYS and ARGV; import.lua's header is the contract."""
+        keys, task_id = self._keys, task.task_id
+        events = renumbered(task.history, int(present.get("version", 0)))
+        version = int(present.get("version", 0)) + len(events)
+        left, entered = present.get("state", ""), task.fields["state"]
+        names = [keys.count, keys.index, keys.delayed, keys.ended]
+        names += [keys.record(task_id), keys.data(task_id), keys.history(task_id)]
+        names += [keys.stream(present.get("queue", "")), keys.state(left), keys.state(entered)]
+        names += [keys.worker(worker) for worker, _ in tallies]
+        fields = task.fields | {"version": str(max(version, int(task.fields["version"])))}
+        retries = sum(event.type is EventType.RETRYING for event in events)
+        lived, lives = bool(present), task.expires_ms is None
+        arguments: list[str | bytes] = [
+            GROUP,
+            keys.events,
+            task_id,
+            present.get("version", ""),
+            present.get("entry", ""),
+            left,
+            entered,
+            "".join(str(int(state in WAITING_STATES)) for state in (left, entered)),
+            str(task.since_ms),
+            _text(task.due_ms),
+            _text(task.expires_ms),
+            task.fields["created_ms"],
+            str(int(lives) - int(lived)),
+            str(retries),
+            encode_published(self._dispatcher_id, task_id, events[-1]),
+        ]
+        arguments += _counted([part for pair in fields.items() for part in pair])
+        arguments += _counted([part for pair in task.data.items() for part in pair])
+        arguments += _counted([encode_event(event) for event in events])
+        arguments += [text for (_, name), n in tallies.items() for text in (name, str(n))]
+        return names, arguments
+
+
+def renumbered(history: Sequence[Event], offset: int) -> list[Event]:
+    """The journal's events as they follow those that Redis has; its creation is known there."""
+    if not offset:
+        return list(history)
+    return [
+        msgspec.structs.replace(event, sequence=offset + number)
+        for number, event in enumerate(history[1:], start=1)
+    ]
+
+
+def _decide(task: Journaled, present: Mapping[str, str]) -> Imported:
+    if not present:
+        return Imported.CREATED
+    if present.get("ops") == task.fields.get("ops") and _settled(present) == _settled(task.fields):
+        return Imported.ALREADY
+    if present.get("stage") == "ended" or _settled(present):
+        return Imported.DROPPED
+    return Imported.SUPERSEDED
+
+
+def _settled(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: token for name, token in fields.items() if name.startswith(SETTLED)}
+
+
+def _text(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _counted(values: Sequence[str | bytes]) -> list[str | bytes]:
+    return [str(len(values)), *values]

@@ -1,0 +1,52 @@
+"""Statistics and monitoring: every door counts alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stepstream.types import SubmitItem, Submitted
+from tests.support.cluster import running_cluster
+
+pytestmark = [pytest.mark.parallel]
+
+
+async def test_http_grpc_and_the_metrics_block_count_alike(tmp_path: Path):
+    settings = {"ENABLE_METRICS": "true"}
+    async with running_cluster(tmp_path, workers=2, **settings) as cluster:
+        client = cluster.client()
+        items = [SubmitItem(pipeline="single", input={"plan": [{}]})] * 7
+        items += [SubmitItem(pipeline="single", input={"plan": [{"not_retryable": "no"}]})] * 3
+        answers = await client.submit_batch(items)
+        await cluster.finished([one.task_id for one in answers if isinstance(one, Submitted)])
+
+        stats = await client.stats()
+        dispatcher = cluster.dispatchers["d-0"]
+        async with httpx.AsyncClient(base_url=f"http://{dispatcher.http_address}") as http:
+            shown = (await http.get("/api/stats")).json()
+            ready = (await http.get("/readyz")).json()
+            alive = (await http.get("/healthz")).json()
+
+        assert (stats.totals.processed, stats.totals.failed) == (7, 3)
+        assert stats.failure_percentage == pytest.approx(30)
+        assert stats.states["failed"].depth == 3
+        assert shown["totals"] == {"processed": 7, "failed": 3, "currentTasks": 0}
+        assert set(shown["workers"]) == {"w-0", "w-1"}
+        assert sum(one["processed"] for one in shown["workers"].values()) == 7
+        assert (shown["parallelProcessing"], shown["isRunning"]) == (True, True)
+        assert (ready, alive) == ({"status": "ready", "mode": "PARALLEL"}, {"status": "ok"})
+
+
+async def test_the_metrics_block_is_printed(tmp_path: Path):
+    async with running_cluster(tmp_path, workers=1, ENABLE_METRICS="true") as cluster:
+        accepted = await cluster.client().submit("single", {"plan": [{}]})
+        await cluster.finished([accepted.task_id])
+        child = cluster.dispatchers["d-0"].child
+
+        await child.line("=== Task Processor Metrics ===", timeout_s=40)
+        await child.line("Queue - Pending: 0, Processing: 0")
+
+        printed = [line for line in child.lines if line.startswith(("Status", "Total"))]
+        assert printed[:3] == ["Status: Running", "Total Processed: 1", "Total Failed: 0"]
