@@ -1,5 +1,6 @@
 """The command line with the processes that it starts: demo, review afterwards, start."""
 
+import itertools
 import json
 import re
 import shlex
@@ -110,3 +111,43 @@ def test_a_taken_address_is_said_before_anything_is_started(started, tmp_path):
     assert result.returncode == 1
     assert f"somebody listens at {address} already" in result.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_synchronous_mode_needs_no_redis(tmp_path):
+    """One worker of one slot; afterwards the data can be read at rest."""
+    address = free_address()
+    environment = {
+        "USE_PARALLEL_PROCESSING": "false",
+        "STEPSTREAM_GRPC_ADDRESS": address,
+        "STEPSTREAM_HTTP_ADDRESS": free_address(),
+        "REDIS_URL": f"redis://{free_address()}",
+        "WORKER_COUNT": "4",
+    }
+    process = subprocess.Popen(
+        [*_CLI, "start"],
+        cwd=tmp_path,
+        env=child_environment(environment),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = list(itertools.takewhile(lambda line: "Ctrl-C stops it" not in line, process.stdout))
+        pair = ("--from", "zh-CN", "--to", "zh-TW", "--address", address)
+        waited = _run(tmp_path, "submit", *pair, "鼠标和打印机", "--wait")
+        stats = json.loads(_run(tmp_path, "stats", "--json", "--address", address).stdout)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(_LIMIT_S)
+        process.stdout.close()
+    finally:
+        process.kill()
+        process.wait()
+    at_rest = json.loads(_run(tmp_path, "list", "--json", "--data-dir", ".stepstream/data").stdout)
+
+    assert any("ready: synchronous mode" in line for line in said)
+    assert any("WORKER_COUNT=4 counts as 1" in line for line in said)
+    assert (waited.returncode, waited.stdout) == (0, "滑鼠和印表機\n"), waited.stderr
+    assert [worker["max_in_flight"] for worker in stats["workers"].values()] == [1]
+    assert stats["execution_mode"] == "SYNCHRONOUS"
+    assert code == 0
+    assert [task["state"] for task in at_rest] == ["done"]

@@ -220,7 +220,12 @@ def pipeline_from_message(pipeline: operator_pb2.Pipeline) -> types.Pipeline:
     """Reads a pipeline."""
     steps = [
         types.PipelineStep(
-            name=step.name, state=step.state, kind=step.kind, queue=step.queue, on=dict(step.on)
+            name=step.name,
+            state=step.state,
+            kind=step.kind,
+            queue=step.queue,
+            on=dict(step.on),
+            paused=step.paused,
         )
         for step in pipeline.steps
     ]

@@ -275,10 +275,11 @@ class AsyncClient:
         states: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Task, None]:
-        """Yields each task that matches all the filters after it has changed; never ends by itself.
+        """Yields the matching tasks that have not ended, then each after it has changed; endless.
 
-        What changes faster is yielded in its latest state only. Opens a new stream by itself after
-        a break; read `list` for what changed meanwhile.
+        What changes faster is yielded in its latest state only, progress is no change, and what
+        leaves the states is not yielded. Opens a new stream by itself after a break, which begins
+        in the same way.
 
         Args:
             pipeline: Only tasks of this pipeline; empty for all.
@@ -286,6 +287,7 @@ class AsyncClient:
             labels: Only tasks with all these labels.
 
         Raises:
+            InvalidTask: the pipeline or a state is unknown.
             RateLimited: the dispatcher has too many watchers.
             Unavailable: nobody answered for the client's timeout.
         """

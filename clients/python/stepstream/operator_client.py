@@ -40,7 +40,7 @@ class Operator:
         """Tells a worker to finish what it runs and to leave; returns before it has.
 
         Raises:
-            NotFound: no worker has that name.
+            WorkerNotFound: no worker had that name in the last 10 minutes.
         """
         self._run(_calls.drain_worker(name))
 
@@ -48,7 +48,7 @@ class Operator:
         """Stops handing out from a queue, at all dispatchers; what runs goes on.
 
         Raises:
-            NotFound: no pipeline has that queue.
+            QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
         self._run(_calls.pause_queue(queue))
 
@@ -56,7 +56,7 @@ class Operator:
         """Hands out from a queue again.
 
         Raises:
-            NotFound: no pipeline has that queue.
+            QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
         self._run(_calls.resume_queue(queue))
 
@@ -82,7 +82,7 @@ class Operator:
 
         Raises:
             TaskNotFound: there is no such task, or it has expired.
-            TaskConflict: it changed since that version, or has not failed.
+            TaskNotFailed: it has not failed, or changed since that version.
         """
         return self._run(_calls.update_input(task_id, input, version=version))
 
@@ -109,7 +109,7 @@ class AsyncOperator:
         """Tells a worker to finish what it runs and to leave; returns before it has.
 
         Raises:
-            NotFound: no worker has that name.
+            WorkerNotFound: no worker had that name in the last 10 minutes.
         """
         await self._run(_calls.drain_worker(name))
 
@@ -117,7 +117,7 @@ class AsyncOperator:
         """Stops handing out from a queue, at all dispatchers; what runs goes on.
 
         Raises:
-            NotFound: no pipeline has that queue.
+            QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
         await self._run(_calls.pause_queue(queue))
 
@@ -125,7 +125,7 @@ class AsyncOperator:
         """Hands out from a queue again.
 
         Raises:
-            NotFound: no pipeline has that queue.
+            QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
         await self._run(_calls.resume_queue(queue))
 
@@ -151,7 +151,7 @@ class AsyncOperator:
 
         Raises:
             TaskNotFound: there is no such task, or it has expired.
-            TaskConflict: it changed since that version, or has not failed.
+            TaskNotFailed: it has not failed, or changed since that version.
         """
         return await self._run(_calls.update_input(task_id, input, version=version))
 

@@ -324,6 +324,7 @@ class PipelineStep(Struct, frozen=True, kw_only=True):
     kind: str  # worker or human
     queue: str  # empty for a human step
     on: dict[str, str]  # outcome to the next step, done or failed
+    paused: bool  # an operator has paused its queue
 
 
 class Pipeline(Struct, frozen=True, kw_only=True):

@@ -68,7 +68,7 @@ class StubOperator(StubDispatcher, OperatorServiceServicer):
     def DrainWorker(self, request, context):  # noqa: N802
         self._begin(request, context)
         if request.name not in {worker.name for worker in self.workers[0]}:
-            _refuse(context, errors.TaskNotFound(f"no worker {request.name}"))
+            _refuse(context, errors.WorkerNotFound(f"no worker {request.name}"))
         return pb2.DrainWorkerResponse()
 
     def PauseQueue(self, request, context):  # noqa: N802
@@ -82,7 +82,7 @@ class StubOperator(StubDispatcher, OperatorServiceServicer):
     def _queue(self, request: Any, context: grpc.ServicerContext) -> None:
         self._begin(request, context)
         if request.queue not in self.queues:
-            _refuse(context, errors.TaskNotFound(f"no queue {request.queue}"))
+            _refuse(context, errors.QueueNotFound(f"no queue {request.queue}"))
 
     def ListDeadLetters(self, request, context):  # noqa: N802
         """A page of its size; the token is the number of tasks before it."""
@@ -102,7 +102,7 @@ class StubOperator(StubDispatcher, OperatorServiceServicer):
         if task is None:
             return pb2.RedriveResult(task_id=task_id, reason="TASK_NOT_FOUND")
         if task.state != "failed":
-            return pb2.RedriveResult(task_id=task_id, reason="TASK_CONFLICT")
+            return pb2.RedriveResult(task_id=task_id, reason="TASK_NOT_FAILED")
         task.state = "done"
         return pb2.RedriveResult(task_id=task_id, redriven=True)
 

@@ -68,12 +68,17 @@ def test_drain_pause_and_resume_name_what_they_mean(client, stub):
     assert (drained.name, paused.queue, resumed.queue) == ("worker-0", "default", "default")
 
 
-@pytest.mark.parametrize("call", ["drain_worker", "pause_queue", "resume_queue"])
-def test_what_is_unknown_is_an_error(client, call):
-    with pytest.raises(errors.StepstreamError) as caught:
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("drain_worker", errors.WorkerNotFound),
+        ("pause_queue", errors.QueueNotFound),
+        ("resume_queue", errors.QueueNotFound),
+    ],
+)
+def test_what_is_unknown_is_an_error(client, call, error):
+    with pytest.raises(error):
         getattr(client.operator, call)("nobody")
-
-    assert caught.value.status == "NOT_FOUND"
 
 
 def test_dead_letters_come_in_pages(client, stub):
@@ -117,7 +122,12 @@ def test_an_input_that_cannot_travel_is_refused_here(client, stub):
 
 def test_pipelines_are_read_whole(client, stub):
     step = pb2.PipelineStep(
-        name="translate", state="translating", kind="worker", queue="default", on={"ok": "done"}
+        name="translate",
+        state="translating",
+        kind="worker",
+        queue="default",
+        on={"ok": "done"},
+        paused=True,
     )
     stub.pipelines = [pb2.Pipeline(name="translation", version="1f", steps=[step])]
 
@@ -132,6 +142,7 @@ def test_pipelines_are_read_whole(client, stub):
                     kind="worker",
                     queue="default",
                     on={"ok": "done"},
+                    paused=True,
                 )
             ],
         )

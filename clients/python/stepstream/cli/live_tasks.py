@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.live import Live
@@ -19,11 +20,11 @@ __all__ = ["LatestTasks", "follow_all"]
 _ROWS_MAX = 200
 _ROWS_MIN = 5
 _FRAME_LINES = 3  # head, words below, cursor
-_COLUMNS = ("task", "state", "worker", "#progress", "changed", "what")
+_COLUMNS = ("task", "state", "worker", "changed", "what")
 
 
 class LatestTasks:
-    """The tasks that changed last, in the order of their change.
+    """The tasks that changed last.
 
     Args:
         size: How many are kept.
@@ -32,23 +33,20 @@ class LatestTasks:
     def __init__(self, size: int) -> None:
         self._size = size
         self._tasks: dict[str, Task] = {}
-        self.changes = 0  # seen so far
 
     def accept(self, task: Task) -> bool:
         """Takes a task as it stands; false when it is older than what is known."""
         known = self._tasks.get(task.task_id)
-        if known is not None and (task.version, task.progress) <= (known.version, known.progress):
+        if known is not None and task.version <= known.version:
             return False
-        self._tasks.pop(task.task_id, None)
         self._tasks[task.task_id] = task
-        while len(self._tasks) > self._size:
-            del self._tasks[next(iter(self._tasks))]
-        self.changes += 1
+        if len(self._tasks) > self._size:
+            del self._tasks[min(self._tasks.values(), key=_changed).task_id]
         return True
 
     def newest_first(self) -> list[Task]:
         """The tasks, the last change first."""
-        return list(reversed(self._tasks.values()))
+        return sorted(self._tasks.values(), key=_changed, reverse=True)
 
 
 def follow_all(
@@ -59,7 +57,7 @@ def follow_all(
     labels: dict[str, str],
     as_json: bool,
 ) -> None:
-    """Shows every matching task that changes, until Ctrl-C."""
+    """Shows the matching tasks that have not ended, and each that changes, until Ctrl-C."""
     changing = client.watch_tasks(pipeline=pipeline, states=states, labels=labels)
     if as_json:
         for task in changing:
@@ -67,7 +65,7 @@ def follow_all(
     elif on_terminal():
         rows = max(shutil.get_terminal_size().lines - _FRAME_LINES, _ROWS_MIN)
         latest = LatestTasks(min(rows, _ROWS_MAX))
-        for task in reversed(list(_present(client, states, pipeline, labels, rows))):
+        for task in _present(client, states, pipeline, labels, rows):
             latest.accept(task)
         _show(latest, changing)
     else:
@@ -97,7 +95,6 @@ def _table(latest: LatestTasks) -> Table:
             task.task_id,
             task.state,
             task.worker,
-            _progress(task),
             short_time(task.update_time),
             task.labels.get("title") or task.pipeline,
         )
@@ -109,8 +106,8 @@ def _table(latest: LatestTasks) -> Table:
     return table
 
 
-def _progress(task: Task) -> str:
-    return f"{task.progress:.0%}" if task.worker and task.progress else ""
+def _changed(task: Task) -> datetime:
+    return task.update_time or datetime.min.replace(tzinfo=UTC)
 
 
 def _line(task: Task) -> tuple[object, ...]:

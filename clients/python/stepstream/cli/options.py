@@ -75,7 +75,7 @@ DataDir = Annotated[
         "--data-dir",
         metavar="DIR",
         callback=check_directory,
-        help="Work on the data that `demo` or `start --embedded-redis` left in this directory: "
+        help="Work on the data that `demo` or `start` left in this directory: "
         "starts what is needed and stops it again.",
     ),
 ]

@@ -32,7 +32,7 @@ def pipelines(ctx: typer.Context, as_json: AsJson = False, address: Address = No
         print_json(found)
         return
     rows = [
-        (each.name, each.version, step.name, step.kind, step.queue, _outcomes(step))
+        (each.name, each.version, step.name, step.kind, _queue(step), _outcomes(step))
         for each in found
         for step in each.steps
     ]
@@ -74,6 +74,10 @@ def _word(file: Path) -> str:
     """
     str(file).encode()
     return f"./{file}" if str(file).startswith("-") else str(file)
+
+
+def _queue(step: PipelineStep) -> str:
+    return f"{step.queue} (paused)" if step.paused else step.queue
 
 
 def _outcomes(step: PipelineStep) -> str:

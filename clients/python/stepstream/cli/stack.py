@@ -14,7 +14,7 @@ from stepstream.cli.lifeline import end_with_parent
 from stepstream.cli.probe import Roster, dialable, free_address, is_ready
 from stepstream.cli.supervisor import ChildSpec
 from stepstream.cli.valkey import EmbeddedValkey
-from stepstream.settings import child_environment
+from stepstream.settings import LocalSettings, child_environment, read
 
 __all__ = [
     "DISPATCHER",
@@ -50,7 +50,7 @@ class Stack:
     data_dir: Path
     worker_count: int
     slots: int  # of each worker
-    extra: Mapping[str, str]  # more environment, for the dispatcher
+    extra: Mapping[str, str]  # more environment, for all
     parallel: bool = True  # False: synchronous, without Redis
 
     @property
@@ -68,7 +68,7 @@ class Stack:
         """What the dispatcher is told beside what it inherits."""
         return {
             "USE_PARALLEL_PROCESSING": str(self.parallel).lower(),
-            "REDIS_URL": self.redis_url,
+            **({"REDIS_URL": self.redis_url} if self.parallel else {}),
             "STEPSTREAM_GRPC_ADDRESS": self.grpc_address,
             "STEPSTREAM_HTTP_ADDRESS": self.http_address,
             "STEPSTREAM_DATA_DIR": str(self.data_dir),
@@ -89,6 +89,7 @@ class Stack:
             "STEPSTREAM_ADDRESS": self.address,
             "STEPSTREAM_WORKER_NAME": name,
             "MAX_CONCURRENT_TASKS": str(self.slots),
+            **self.extra,
         }
         return ChildSpec(
             name=name,
@@ -128,7 +129,7 @@ def embedded_valkey(data_dir: Path) -> EmbeddedValkey:
 
 @contextmanager
 def temporary_dispatcher(data_dir: Path) -> Iterator[str]:
-    """Runs the embedded server and a dispatcher, without workers, on data that is there already.
+    """Runs what is needed, without workers, on data that is there already: see `_server_on`.
 
     Yields:
         The gRPC address.
@@ -137,22 +138,38 @@ def temporary_dispatcher(data_dir: Path) -> Iterator[str]:
         CommandError: there is no data, or the dispatcher does not become ready.
         EmbeddedValkeyError: the data is in use, or the server does not start.
     """
-    if not (data_dir / "valkey").is_dir():
-        message = f"no data in {data_dir}: `stepstream demo` and `stepstream start` make some"
-        raise CommandError(message, Exit.NOT_FOUND)
-    require(DISPATCHER)
-    with embedded_valkey(data_dir) as server:
+    with _server_on(data_dir) as redis_url:
+        require(DISPATCHER)
         stack = Stack(
-            redis_url=server.url,
+            redis_url=redis_url,
             grpc_address=free_address(),
             http_address=free_address(),
             data_dir=data_dir / "dispatcher",
             worker_count=0,
             slots=1,
             extra={"ENABLE_METRICS": "false", "STEPSTREAM_DISPATCHER_ID": "review"},
+            parallel=bool(redis_url),
         )
         with _dispatcher_process(stack, data_dir / "review.log"):
             yield stack.address
+
+
+@contextmanager
+def _server_on(data_dir: Path) -> Iterator[str]:
+    """Runs the embedded server on its data; yields its URL, empty for data of synchronous mode.
+
+    Raises:
+        CommandError: there is neither.
+    """
+    kept = (data_dir / "valkey").is_dir(), (data_dir / "dispatcher" / "tasks.sqlite").is_file()
+    if not any(kept):
+        message = f"no data in {data_dir}: `stepstream demo` and `stepstream start` make some"
+        raise CommandError(message, Exit.NOT_FOUND)
+    if kept == (False, True) or (all(kept) and not read(LocalSettings).parallel):
+        yield ""
+        return
+    with embedded_valkey(data_dir) as server:
+        yield server.url
 
 
 @contextmanager

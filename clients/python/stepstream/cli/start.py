@@ -16,7 +16,7 @@ from stepstream.cli.stack import DISPATCHER, WORKER, Stack, embedded_valkey, req
 from stepstream.cli.supervisor import ChildSpec, Supervisor, print_line
 from stepstream.settings import LocalSettings, describe, read
 
-__all__ = ["start"]
+__all__ = ["choose", "start"]
 
 _GRACE_S = 35.0  # a service gives its own steps 30 s
 _DATA_DIR = Path(".stepstream/data")
@@ -51,11 +51,9 @@ def start(
       REDIS_URL=redis://localhost:6379 WORKER_COUNT=4 stepstream start
       USE_PARALLEL_PROCESSING=false stepstream start
     """
-    settings = read(LocalSettings)
+    settings = choose(embedded_redis=embedded_redis)
     require(DISPATCHER)
     require(WORKER)
-    if not settings.parallel:
-        settings = _synchronous(settings, embedded_redis=embedded_redis)
     _check_free(settings)
     with contextlib.ExitStack() as stack:
         specs: list[ChildSpec] = []
@@ -83,12 +81,16 @@ def start(
     raise typer.Exit(code)
 
 
-def _synchronous(settings: LocalSettings, *, embedded_redis: bool) -> LocalSettings:
-    """The settings of synchronous mode: one worker of one slot, whatever they said.
+def choose(*, embedded_redis: bool) -> LocalSettings:
+    """The settings; in synchronous mode one worker of one slot, whatever they say.
 
     Raises:
-        CommandError: a Redis was asked for.
+        CommandError: synchronous mode, and a Redis was asked for.
+        SettingsError: one cannot be used.
     """
+    settings = read(LocalSettings)
+    if settings.parallel:
+        return settings
     if embedded_redis:
         words = "synchronous mode has no Redis: leave out --embedded-redis"
         raise CommandError(f"{words}, or set USE_PARALLEL_PROCESSING=true", Exit.USAGE)

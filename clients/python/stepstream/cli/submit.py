@@ -25,7 +25,7 @@ __all__ = ["submit"]
 _TRANSLATION = "translation"
 
 
-Text = Annotated[str | None, typer.Argument(help="The text itself.")]
+Text = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The text itself.")]
 File = Annotated[
     str | None, typer.Option("--file", "-f", help="Read the text from a file; - is stdin.")
 ]

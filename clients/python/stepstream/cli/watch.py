@@ -17,41 +17,45 @@ __all__ = ["watch"]
 _SEQUENCE_MAX = 2**63 - 1  # int64 on the wire
 
 
+TaskId = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TASK_ID]",
+        help="The task; without it, every task that changes.",
+        autocompletion=complete_task,
+    ),
+]
+FromNow = Annotated[bool, typer.Option("--from-now", help="Leave out what has happened already.")]
+After = Annotated[
+    int,
+    typer.Option(
+        "--after", min=0, max=_SEQUENCE_MAX, help="Only events behind this sequence number."
+    ),
+]
+Progress = Annotated[bool, typer.Option("--progress", help="Write progress too, line by line.")]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        "-s",
+        help="Without a task id: only tasks in this state; may be given several times.",
+        autocompletion=complete_state,
+    ),
+]
+Pipeline = Annotated[
+    str,
+    typer.Option("--pipeline", "-p", help="Without a task id: only tasks of this pipeline."),
+]
+
+
 def watch(
     *,
-    task_id: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TASK_ID]",
-            help="The task; without it, every task that changes.",
-            autocompletion=complete_task,
-        ),
-    ] = None,
-    from_now: Annotated[
-        bool, typer.Option("--from-now", help="Leave out what has happened already.")
-    ] = False,
-    after: Annotated[
-        int,
-        typer.Option(
-            "--after", min=0, max=_SEQUENCE_MAX, help="Only events behind this sequence number."
-        ),
-    ] = 0,
-    progress: Annotated[
-        bool, typer.Option("--progress", help="Write progress too, line by line.")
-    ] = False,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--state",
-            "-s",
-            help="Without a task id: only tasks in this state; may be given several times.",
-            autocompletion=complete_state,
-        ),
-    ] = None,
-    pipeline: Annotated[
-        str,
-        typer.Option("--pipeline", "-p", help="Without a task id: only tasks of this pipeline."),
-    ] = "",
+    task_id: TaskId = None,
+    from_now: FromNow = False,
+    after: After = 0,
+    progress: Progress = False,
+    state: States = None,
+    pipeline: Pipeline = "",
     label: Labels = None,
     as_json: AsJson = False,
     address: Address = None,

@@ -62,6 +62,7 @@ KINDS = {
     "--reviewer": "text",
     "--slots": "integer",
     "--state": "text",
+    "--deadline": "duration",
     "--timeout": "duration",
     "--to": "text",
     "FILE...": "file",
@@ -71,7 +72,7 @@ KINDS = {
     "[MODULE:APP]": "target",
     "[TASK_ID...]": "text",
     "[TASK_ID]": "text",
-    "text": "text",
+    "[TEXT]": "text",
 }
 # What makes a command whole, to add one hostile value to.
 WHOLE = {

@@ -78,7 +78,7 @@ def test_redrive_waits_for_the_end(run, failed):
     ("ids", "code", "reason"),
     [
         (("nope",), 3, "TASK_NOT_FOUND"),
-        (("alive",), 1, "TASK_CONFLICT"),
+        (("alive",), 1, "TASK_NOT_FAILED"),
         (("t0", "nope", "alive"), 1, "TASK_NOT_FOUND"),
     ],
 )

@@ -71,7 +71,15 @@ def test_each_process_is_told_what_it_needs():
         "STEPSTREAM_ADDRESS": "127.0.0.1:5",
         "STEPSTREAM_WORKER_NAME": "worker-0",
         "MAX_CONCURRENT_TASKS": "4",
+        "X": "y",
     }
+
+
+def test_synchronous_mode_is_without_redis():
+    dispatcher, *_ = _stack(parallel=False, worker_count=1).children()
+
+    assert dispatcher.env["USE_PARALLEL_PROCESSING"] == "false"
+    assert "REDIS_URL" not in dispatcher.env
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,19 @@ from tests.unit.client.dispatcher_stub import HOLD, BareStatus, make_event, make
 from tests.unit.client.dispatcher_stub import frame as frame_of
 
 
-def task(task_id: str, version: int = 1, **fields):
-    return task_from_message(make_task(task_id, version=version, **fields))
+def task(task_id: str, version: int = 1, *, at_s: int = 0, **fields):
+    made = make_task(task_id, version=version, **fields)
+    made.update_time.FromSeconds(at_s)
+    return task_from_message(made)
 
 
 def test_the_latest_change_is_first_and_the_oldest_leaves():
     latest = LatestTasks(2)
 
-    for one in (task("a"), task("b"), task("a", 2), task("c")):
+    for one in (task("a", at_s=1), task("c", at_s=3), task("b", at_s=2), task("a", 2, at_s=4)):
         latest.accept(one)
 
-    assert [one.task_id for one in latest.newest_first()] == ["c", "a"]
+    assert [one.task_id for one in latest.newest_first()] == ["a", "c"]
 
 
 def test_what_is_older_than_known_changes_nothing():
@@ -30,7 +32,6 @@ def test_what_is_older_than_known_changes_nothing():
 
     assert not latest.accept(task("a", 2))
     assert not latest.accept(task("a", 3))
-    assert latest.accept(task("a", 3, progress=0.5))
     assert [one.version for one in latest.newest_first()] == [3]
 
 
@@ -64,10 +65,10 @@ def unavailable() -> BareStatus:
 @pytest.mark.parametrize("columns", [80, 120])
 def test_on_a_terminal_it_is_a_table_until_ctrl_c(on_terminal, stub, columns):
     stub.tasks["old"] = make_task("old", "done")
-    stub.changes.append([make_task("new", "translating", worker="w", progress=0.4), HOLD])
+    stub.changes.append([make_task("new", "translating", worker="w-7"), HOLD])
 
     terminal = on_terminal("watch", columns=columns)
-    terminal.until("40%")
+    terminal.until("w-7")
     terminal.interrupt()
 
     assert terminal.end() == 130

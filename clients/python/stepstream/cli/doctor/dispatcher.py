@@ -37,7 +37,7 @@ def check_dispatcher(
     yield _judge_port("gRPC port", grpc_address, "STEPSTREAM_GRPC_ADDRESS", ours=ours)
     yield _judge_port("HTTP port", http_address, "STEPSTREAM_HTTP_ADDRESS", ours=ours)
     if not ours and not is_taken(client_address):
-        advice = "start it: stepstream start --embedded-redis, or set STEPSTREAM_ADDRESS"
+        advice = "start it: stepstream start, or say where it is: STEPSTREAM_ADDRESS"
         yield warn("dispatcher", f"none at {client_address}", advice)
         return
     if ours:
