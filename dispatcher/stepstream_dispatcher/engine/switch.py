@@ -100,8 +100,8 @@ class SwitchStore:
         self.diverted = True
         self._joined.clear()
         self._told.set()
-        for wait in self._waits:
-            wait.reschedule(0)
+        while self._waits:
+            self._waits.pop().reschedule(0)
 
     def rejoin(self) -> None:
         """New tasks go to Redis again, and those of the journal follow."""
@@ -428,15 +428,16 @@ class SwitchStore:
         try:
             async with asyncio.timeout(None) as turn:
                 self._waits.add(turn)
-                return await self._remote.wait(queues, timeout_s=timeout_s)
+                try:
+                    return await self._remote.wait(queues, timeout_s=timeout_s)
+                finally:
+                    self._waits.discard(turn)
         except TimeoutError:
             return []
         except StoreUnavailable:
             if not await self._hears_down():
                 raise
             return []
-        finally:
-            self._waits.discard(turn)
 
     async def _wait_for_both(self, queues: Sequence[str], timeout_s: float) -> list[Entry]:
         found: list[Entry] = []
