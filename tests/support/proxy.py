@@ -146,7 +146,7 @@ class Proxy:
                 if doomed.is_set() and self._dying:
                     self._die()
                 break
-            if self.delay_s:
+            if self.delay_s:  # a slow server
                 await asyncio.sleep(self.delay_s)
             writer.write(chunk)
             await writer.drain()
