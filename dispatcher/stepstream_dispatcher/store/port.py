@@ -260,6 +260,12 @@ class Store(Protocol):
         A timer is set by `Transition.due_ms`: the due time of a delayed task, or a deadline.
         """
 
+    async def drop_timers(self, task_ids: Sequence[str]) -> int:
+        """Take away the timers of those tasks that have no record; returns how many were.
+
+        Atomicity: a task that is created meanwhile keeps its timer.
+        """
+
     # --- processes -------------------------------------------------------------------------------
 
     async def beat(self) -> None:
