@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from stepstream.errors import (
+    InternalError,
     InvalidTask,
     QueueFull,
     ReviewConflict,
@@ -349,6 +350,8 @@ class Desk:
             raise TaskNotFound(f"task {task_id} has expired")
         if outcome.verdict is Verdict.VERSION_CONFLICT:
             raise TaskContended(f"task {task_id} changes too fast")
+        if outcome.refusal is Refusal.UNKNOWN_PIPELINE:
+            raise InternalError(f"pipeline {sight.record.pipeline} is not known here as it was")
         return outcome
 
 

@@ -133,7 +133,8 @@ class Settling:
             return _receipt(settlement, _WORDS[outcome.verdict])
         if outcome.refusal is Refusal.UNKNOWN_OUTCOME and outcome.record is not None:
             return await self._fail_unknown_outcome(settlement, outcome.record)
-        if outcome.verdict is Verdict.VERSION_CONFLICT:  # contended: nothing is decided yet
+        undecided = outcome.refusal is Refusal.UNKNOWN_PIPELINE
+        if undecided or outcome.verdict is Verdict.VERSION_CONFLICT:  # contended
             return self._keep(session, settlement)
         return await self._stale(settlement)
 
