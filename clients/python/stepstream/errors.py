@@ -12,6 +12,7 @@ StepstreamError
  +-- TaskContended              the task changed under the call again and again
  +-- QueueFull                  too many live tasks, or Redis is full
  +-- RateLimited                too many streams or watchers
+ +-- StoreBusy                  more calls at once than the dispatcher has connections to Redis for
  +-- Unavailable                try again, elsewhere if you can
  |    +-- Draining              the dispatcher is leaving
  |    +-- StoreUnavailable      Redis does not answer
@@ -45,6 +46,7 @@ __all__ = [
     "SessionSuperseded",
     "StaleLease",
     "StepstreamError",
+    "StoreBusy",
     "StoreUnavailable",
     "TaskConflict",
     "TaskContended",
@@ -155,6 +157,14 @@ class RateLimited(StepstreamError):
     """Too many streams or watchers at this dispatcher; the caller backs off."""
 
     reason = "RATE_LIMITED"
+    status = "RESOURCE_EXHAUSTED"
+    retryable = True
+
+
+class StoreBusy(StepstreamError):
+    """Redis answers, and too many calls wait for a connection to it; the caller backs off."""
+
+    reason = "STORE_BUSY"
     status = "RESOURCE_EXHAUSTED"
     retryable = True
 

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from stepstream.errors import StepstreamError, StoreUnavailable
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
 from stepstream_dispatcher.core.facts import Fact
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
 from stepstream_dispatcher.core.pipeline import Catalog
@@ -263,7 +263,7 @@ class Committer:
                 results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
             except (CommitFailed, CommitPartly) as partly:
                 results, error = partly.results, partly
-            except StoreUnavailable as unavailable:
+            except (StoreUnavailable, StoreBusy) as unavailable:
                 error = unavailable
             finally:
                 self._hand_back(taken, results, error)

@@ -16,6 +16,7 @@ from stepstream.errors import (
     ReviewConflict,
     RevisionsExhausted,
     StepstreamError,
+    StoreBusy,
     StoreUnavailable,
     TaskConflict,
     TaskContended,
@@ -206,7 +207,7 @@ class Desk:
             return []
         try:
             return await self._committer.create(transitions)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreBusy) as error:
             return [error] * len(transitions)
 
     def _creation(self, submission: Submission) -> Transition:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from stepstream.errors import StepstreamError, StoreUnavailable
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord
@@ -74,7 +74,7 @@ class Settling:
         receipts: list[ReceiptWord] = []
         try:
             receipts = await self._record(session, settlements)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreBusy):
             _log.debug("results are not durable yet", results=len(settlements))
         except StepstreamError as error:
             _log.error("results could not be recorded", error=str(error))
@@ -176,7 +176,7 @@ class Settling:
         if proposals:
             try:
                 await self._committer.apply(proposals)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreBusy):
                 return
 
 

@@ -140,7 +140,10 @@ class CommitFailed(InternalError):
 
 
 class Store(Protocol):
-    """All that is kept outside a process. Every method may raise StoreUnavailable."""
+    """All that is kept outside a process.
+
+    Every method may raise StoreUnavailable, or StoreBusy: nothing was done, and the store answers.
+    """
 
     async def open(self) -> None:
         """Connect and check the server (version, eviction policy).

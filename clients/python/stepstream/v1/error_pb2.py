@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepstream/v1/error.proto\x12\rstepstream.v1*\xf8\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45RROR_REASON_INVALID_TASK\x10\x01\x12\"\n\x1e\x45RROR_REASON_PAYLOAD_TOO_LARGE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_TASK_NOT_FOUND\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_TASK_CONFLICT\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_TASK_FINISHED\x10\x05\x12 \n\x1c\x45RROR_REASON_REVIEW_CONFLICT\x10\x06\x12$\n ERROR_REASON_REVISIONS_EXHAUSTED\x10\x07\x12\x1c\n\x18\x45RROR_REASON_STALE_LEASE\x10\x08\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\t\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\n\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0b\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x0c\x12\"\n\x1e\x45RROR_REASON_PROTOCOL_MISMATCH\x10\r\x12\x1f\n\x1b\x45RROR_REASON_PROTOCOL_ERROR\x10\x0e\x12#\n\x1f\x45RROR_REASON_SESSION_SUPERSEDED\x10\x0f\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11\x12\x1f\n\x1b\x45RROR_REASON_TASK_CONTENDED\x10\x12\x42.Z,stepstream.dev/go/stepstream/v1;stepstreamv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepstream/v1/error.proto\x12\rstepstream.v1*\x95\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x45RROR_REASON_INVALID_TASK\x10\x01\x12\"\n\x1e\x45RROR_REASON_PAYLOAD_TOO_LARGE\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_TASK_NOT_FOUND\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_TASK_CONFLICT\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_TASK_FINISHED\x10\x05\x12 \n\x1c\x45RROR_REASON_REVIEW_CONFLICT\x10\x06\x12$\n ERROR_REASON_REVISIONS_EXHAUSTED\x10\x07\x12\x1c\n\x18\x45RROR_REASON_STALE_LEASE\x10\x08\x12\x1b\n\x17\x45RROR_REASON_QUEUE_FULL\x10\t\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\n\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0b\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x0c\x12\"\n\x1e\x45RROR_REASON_PROTOCOL_MISMATCH\x10\r\x12\x1f\n\x1b\x45RROR_REASON_PROTOCOL_ERROR\x10\x0e\x12#\n\x1f\x45RROR_REASON_SESSION_SUPERSEDED\x10\x0f\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11\x12\x1f\n\x1b\x45RROR_REASON_TASK_CONTENDED\x10\x12\x12\x1b\n\x17\x45RROR_REASON_STORE_BUSY\x10\x16\x42.Z,stepstream.dev/go/stepstream/v1;stepstreamv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z,stepstream.dev/go/stepstream/v1;stepstreamv1'
   _globals['_ERRORREASON']._serialized_start=45
-  _globals['_ERRORREASON']._serialized_end=677
+  _globals['_ERRORREASON']._serialized_end=706
 # @@protoc_insertion_point(module_scope)
