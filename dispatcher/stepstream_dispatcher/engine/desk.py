@@ -10,11 +10,13 @@ from typing import Final, Protocol
 import msgspec
 
 from stepstream.errors import (
+    InternalError,
     InvalidTask,
     QueueFull,
     ReviewConflict,
     RevisionsExhausted,
     StepstreamError,
+    StoreBusy,
     StoreUnavailable,
     TaskConflict,
     TaskContended,
@@ -205,7 +207,7 @@ class Desk:
             return []
         try:
             return await self._committer.create(transitions)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreBusy) as error:
             return [error] * len(transitions)
 
     def _creation(self, submission: Submission) -> Transition:
@@ -349,6 +351,8 @@ class Desk:
             raise TaskNotFound(f"task {task_id} has expired")
         if outcome.verdict is Verdict.VERSION_CONFLICT:
             raise TaskContended(f"task {task_id} changes too fast")
+        if outcome.refusal is Refusal.UNKNOWN_PIPELINE:
+            raise InternalError(f"pipeline {sight.record.pipeline} is not known here as it was")
         return outcome
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from stepstream_dispatcher.core.assign import Want, assign
 from stepstream_dispatcher.core.facts import Leased, Released, Requeued
-from stepstream_dispatcher.core.lifecycle import runs_alone
+from stepstream_dispatcher.core.lifecycle import Refusal, runs_alone
 from stepstream_dispatcher.core.record import Stage, TaskRecord, assignment_id
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.fresh import Fresh
@@ -283,7 +283,7 @@ class Feeder:
             attempt = attempts[token]
             if not outcome.applied or outcome.record is None:
                 session.attempts.pop(token, None)
-                if outcome.verdict is not Verdict.VERSION_CONFLICT:  # else: left to recovery
+                if _is_obsolete(outcome):  # else: left to recovery
                     obsolete.append(load.entry)
                 continue
             attempt.record = outcome.record
@@ -381,6 +381,12 @@ class Feeder:
 def is_current(record: TaskRecord, entry: Entry) -> bool:
     """Whether an entry is the one that its task's record waits for."""
     return record.stage is Stage.QUEUED and record.entry == entry.entry_id
+
+
+def _is_obsolete(outcome: Outcome) -> bool:
+    """Whether the entry of a lease that came to nothing is no task's current one."""
+    contended = outcome.verdict is Verdict.VERSION_CONFLICT
+    return not (contended or outcome.refusal is Refusal.UNKNOWN_PIPELINE)
 
 
 def _give_back(attempt: Attempt, token: str, reason: str) -> Proposal:

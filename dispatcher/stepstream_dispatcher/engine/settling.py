@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from stepstream.errors import StepstreamError, StoreUnavailable
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord
@@ -93,7 +93,7 @@ class Settling:
         receipts: list[ReceiptWord] = []
         try:
             receipts = await self._record(session, settlements)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreBusy):
             _log.debug("results are not durable yet", results=len(settlements))
         except StepstreamError as error:
             _log.error("results could not be recorded", error=str(error))
@@ -154,7 +154,8 @@ class Settling:
             return _receipt(settlement, _WORDS[outcome.verdict])
         if outcome.refusal is Refusal.UNKNOWN_OUTCOME and outcome.record is not None:
             return await self._fail_unknown_outcome(settlement, outcome.record)
-        if outcome.verdict is Verdict.VERSION_CONFLICT:  # contended: nothing is decided yet
+        undecided = outcome.refusal is Refusal.UNKNOWN_PIPELINE
+        if undecided or outcome.verdict is Verdict.VERSION_CONFLICT:  # contended
             return self._keep(session, settlement)
         return await self._stale(settlement)
 
@@ -196,7 +197,7 @@ class Settling:
         if proposals:
             try:
                 await self._committer.apply(proposals)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreBusy):
                 return
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Released
@@ -212,3 +213,14 @@ async def test_cancelled_task_ends_when_its_worker_lets_go(dispatcher: Dispatche
     assert await dispatcher.report(session, handout, failed) == "ACCEPTED"
 
     assert (await dispatcher.record(task_id)).state == "cancelled"
+
+
+@settling
+async def test_result_of_an_unknown_pipeline_is_kept_by_its_worker(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    record = handout.attempt.record
+    handout.attempt.record = msgspec.structs.replace(record, pipeline="gone@00000000")
+
+    assert await dispatcher.report(session, handout, completed(handout)) == "RETRY_LATER"
+
+    assert session.attempts.keys() == {record.lease}
