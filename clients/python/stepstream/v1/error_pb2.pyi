@@ -60,6 +60,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: our fault; the incident id in the metadata finds it in the log."""
     ERROR_REASON_TASK_CONTENDED: _ErrorReason.ValueType  # 18
     """ABORTED: the task changed again and again while the call was decided; try again."""
+    ERROR_REASON_QUEUE_NOT_FOUND: _ErrorReason.ValueType  # 19
+    """NOT_FOUND: no pipeline has the queue, and no connected worker serves it."""
+    ERROR_REASON_WORKER_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """NOT_FOUND: no worker of that name in the last 10 minutes."""
+    ERROR_REASON_TASK_NOT_FAILED: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION: the task is not a dead letter, or not at the version that the operator saw."""
     ERROR_REASON_STORE_BUSY: _ErrorReason.ValueType  # 22
     """RESOURCE_EXHAUSTED: too many calls of this dispatcher wait for Redis, which answers; nothing was
     done. RetryInfo says when to try again.
@@ -106,6 +112,12 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 17
 """INTERNAL: our fault; the incident id in the metadata finds it in the log."""
 ERROR_REASON_TASK_CONTENDED: ErrorReason.ValueType  # 18
 """ABORTED: the task changed again and again while the call was decided; try again."""
+ERROR_REASON_QUEUE_NOT_FOUND: ErrorReason.ValueType  # 19
+"""NOT_FOUND: no pipeline has the queue, and no connected worker serves it."""
+ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 20
+"""NOT_FOUND: no worker of that name in the last 10 minutes."""
+ERROR_REASON_TASK_NOT_FAILED: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION: the task is not a dead letter, or not at the version that the operator saw."""
 ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 22
 """RESOURCE_EXHAUSTED: too many calls of this dispatcher wait for Redis, which answers; nothing was
 done. RetryInfo says when to try again.
