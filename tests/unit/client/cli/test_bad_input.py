@@ -44,6 +44,7 @@ KINDS = {
     "--address": "address",
     "--after": "integer",
     "--data-dir": "directory",
+    "--deadline": "duration",
     "--delay": "duration",
     "--edit": "file",
     "--edit-text": "text",
