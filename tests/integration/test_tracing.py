@@ -297,7 +297,8 @@ async def test_without_an_endpoint_a_callers_context_travels_and_nothing_is_impo
         worker = await cluster.start_worker(
             "w-0", argv=TRACED_HANDLERS, STEPSTREAM_LOG_FORMAT="json"
         )
-        plain = await submit_with(cluster, "single")
+        garbage = [("traceparent", f"00-{TRACE_ID}-garbage-01"), ("tracestate", "shop=1")]
+        plain = await submit_with(cluster, "single", *garbage, ("baggage", "x" * 2000))
         traced = await submit_with(
             cluster, "single", ("traceparent", CALLER), ("tracestate", "shop=1")
         )

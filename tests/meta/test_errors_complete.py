@@ -8,6 +8,7 @@ from google.rpc.status_pb2 import Status
 
 from stepstream.errors import ERRORS_BY_REASON, StepstreamError
 from stepstream.v1.error_pb2 import ErrorReason
+from stepstream_dispatcher.edge.problems import REASONS as HTTP_REASONS
 from stepstream_dispatcher.edge.problems import http_status
 from stepstream_dispatcher.rpc.status import ERROR_DOMAIN, rich_status
 from tests.support.tree import ROOT
@@ -15,6 +16,7 @@ from tests.support.tree import ROOT
 ROW = re.compile(r"^\| `(\w+)` \| `(\w+)` \| (\w+) \| (\d+) \| (yes|no) \| .+ \|$", re.MULTILINE)
 ERRORS = list(ERRORS_BY_REASON.values())
 REASONS = set(ErrorReason.DESCRIPTOR.values_by_name)
+HTTP_ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| .+ \| .+ \|$", re.MULTILINE)
 LEAVES = [error for error in ERRORS if not error.__subclasses__()]
 # Unavailable is what a client raises when nobody answered, and what a call that was given up gets.
 CLIENT_ONLY = {"UNAVAILABLE"}
@@ -62,3 +64,11 @@ def test_page_has_a_row_for_each_error_and_no_other():
     }
 
     assert set(ROW.findall(page)) == expected
+
+
+def test_page_has_a_row_for_each_reason_that_only_http_has():
+    page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+
+    assert set(HTTP_ROW.findall(page)) == {
+        (word, str(status)) for status, word in HTTP_REASONS.items()
+    }

@@ -6,17 +6,16 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TypeAlias, cast
 
 import redis.asyncio
 
 from stepstream import AsyncClient
 from stepstream.cli.supervisor import ChildSpec
 from stepstream.cli.valkey import EmbeddedValkey
-from stepstream.types import Gap, Task, TaskEvent
+from stepstream.types import Task, TaskEvent
 from tests.support.child import START_LIMIT_S, Child, News
 from tests.support.journal import JOURNAL_VARIABLE, Journal
 from tests.support.redis import wanted_server
@@ -27,8 +26,6 @@ __all__ = ["Cluster", "Dispatcher", "running_cluster"]
 PIPELINES = ROOT / "tests" / "integration" / "pipelines.toml"
 DISPATCHER = (sys.executable, "-m", "stepstream_dispatcher")
 WORKER = (sys.executable, "-m", "tests.integration.handlers")
-
-Watch: TypeAlias = AsyncGenerator[Task | TaskEvent | Gap, None]  # what `watch` really is
 
 
 class Dispatcher:
@@ -184,8 +181,7 @@ class Cluster:
     async def reported(self, task_id: str) -> float:
         """Waits for a report of progress, which only a heartbeat brings; returns how far it is."""
         async with asyncio.timeout(START_LIMIT_S):
-            watch = cast("Watch", self.client().watch(task_id, progress=True))
-            async with aclosing(watch) as items:
+            async with aclosing(self.client().watch(task_id, progress=True)) as items:
                 async for item in items:
                     if isinstance(item, Task | TaskEvent) and item.progress:
                         return item.progress

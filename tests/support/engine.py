@@ -20,6 +20,7 @@ from stepstream_dispatcher.engine.reception import Opened
 from stepstream_dispatcher.engine.sessions import Handout, Hello, Inventory, ReceiptWord, Session
 from stepstream_dispatcher.engine.settling import Settlement
 from stepstream_dispatcher.engine.supervise import supervise
+from stepstream_dispatcher.engine.traces import SpanSink
 from stepstream_dispatcher.store.local import LocalStore
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import (
@@ -104,6 +105,10 @@ class FaultyStore(LocalStore):
         await asyncio.sleep(0)
         return await super().records(task_ids)
 
+    async def traces(self, task_ids: Sequence[str]) -> list[bytes]:
+        self._check()
+        return await super().traces(task_ids)
+
     async def read(self, queue: str, count: int) -> list[Entry]:
         self._check()
         await asyncio.sleep(0)  # a real store takes its time: others run in between
@@ -159,6 +164,7 @@ class Dispatcher:
     Args:
         loops: Names of the parts whose `run` runs while the block lasts.
         supervised: Whether a loop that fails is run again, as in the product.
+        spans: Where spans go.
     """
 
     def __init__(
@@ -168,6 +174,7 @@ class Dispatcher:
         dispatcher_id: str = "dispatcher-1",
         supervised: bool = False,
         live_max: int = 0,
+        spans: SpanSink | None = None,
     ) -> None:
         self.store = FaultyStore(shared, dispatcher_id=dispatcher_id)
         self.engine = Engine(
@@ -184,6 +191,7 @@ class Dispatcher:
                 live_max=live_max,
                 payload_bytes_max=1 << 20,
             ),
+            spans=spans,
         )
         self._loops = loops
         self._supervised = supervised

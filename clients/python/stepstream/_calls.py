@@ -5,15 +5,16 @@ Both clients build their calls here and only do the input and output themselves.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from uuid import uuid4
 
 from stepstream import _convert, types
 from stepstream._status import error_from_item
-from stepstream.errors import InvalidTask, StepstreamError
+from stepstream.errors import InvalidTask, OutcomeUnknown, StepstreamError, Unavailable
 from stepstream.v1 import dispatcher_service_pb2 as pb2
 
 __all__ = [
+    "SUBMIT_CALL_S",
     "WAIT_CALL_S",
     "Call",
     "cancel",
@@ -32,6 +33,10 @@ __all__ = [
 
 T = TypeVar("T")
 
+SUBMIT_CALL_S = 600.0
+"""Limit of a Submit: without Redis, or by configuration, it answers when the task has ended or
+waits for a person."""
+
 WAIT_CALL_S = 50.0  # longest single WaitTask call: shorter than what proxies let idle
 _WAIT_MARGIN_S = 5.0
 
@@ -45,6 +50,25 @@ class Call(Generic[T]):
     read: Callable[[Any], T]  # the answer's message into what the caller gets
     timeout_s: float | None = None  # None: the client's
     metadata: tuple[tuple[str, str], ...] = ()  # trace context and baggage
+    is_submit: bool = False
+    request_id: str = ""  # what a caller needs to join a task that may have been accepted
+
+    def give_up(self, error: Exception) -> NoReturn:
+        """Raises the error of the last attempt; one that leaves a Submit open says how to join it.
+
+        Raises:
+            OutcomeUnknown: A Submit was not answered in time.
+            Exception: The given one.
+        """
+        if self.request_id and isinstance(error, TimeoutError | Unavailable):
+            words = (
+                "the task may have been accepted: the same submit "
+                f"with request_id={self.request_id!r} joins it"
+            )
+            if isinstance(error, TimeoutError):
+                raise OutcomeUnknown(f"{error}; {words}", request_id=self.request_id) from error
+            error.add_note(words)
+        raise error
 
 
 def new_request_id() -> str:
@@ -66,6 +90,8 @@ def submit(
         request=request,
         read=_convert.submitted_from_message,
         metadata=metadata,
+        is_submit=True,
+        request_id=request.request_id,
     )
 
 
@@ -79,7 +105,13 @@ def submit_batch(
     """
     requests = [_batch_request(index, item) for index, item in enumerate(items)]
     request = pb2.SubmitBatchRequest(requests=requests)
-    return Call(method="SubmitBatch", request=request, read=_read_batch, metadata=metadata)
+    return Call(
+        method="SubmitBatch",
+        request=request,
+        read=_read_batch,
+        metadata=metadata,
+        is_submit=True,
+    )
 
 
 def get(task_id: str, *, payloads: bool) -> Call[types.Task]:

@@ -1,8 +1,11 @@
 """Where a client connects to, and how its channels behave."""
 
+import random
 from collections.abc import Sequence
 
-__all__ = ["CHANNEL_OPTIONS", "Endpoints"]
+__all__ = ["CHANNEL_OPTIONS", "CLOSED", "Endpoints"]
+
+CLOSED = "this client is closed"
 
 _SEND_BYTES_MAX = 4 * 1024 * 1024 + 64 * 1024  # a full batch of 4 MiB and its frame
 _RECEIVE_BYTES_MAX = 64 * 1024 * 1024  # a page of tasks with payloads of 1 MiB each
@@ -13,7 +16,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one address may take to connect. Below it a distant host could not be reached, beyond
+    # it one that swallows everything would keep a call from the next address.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_send_message_length", _SEND_BYTES_MAX),
     ("grpc.max_receive_message_length", _RECEIVE_BYTES_MAX),
@@ -25,11 +30,20 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+_FIRST_S = 0.1
+_MAX_S = 2.0
+_JITTER = 0.2
+
+
 class Endpoints:
     """The addresses of the replicas, one of them current.
 
+    An address that failed is left alone for 0.1 s, doubling to 2, ±20 %; the others are tried
+    meanwhile, at once. The one that works stays current.
+
     Args:
-        addresses: One `host:port`, several, or None for what STEPSTREAM_ADDRESS says.
+        addresses: `host:port`, or several with commas between or as a sequence; None for what
+            STEPSTREAM_ADDRESS says. An IPv6 host stands in brackets.
 
     Raises:
         ValueError: there is no address in it.
@@ -41,10 +55,13 @@ class Endpoints:
             from stepstream.settings import ClientSettings, read  # noqa: PLC0415
 
             addresses = read(ClientSettings).addresses
-        self.all = (addresses,) if isinstance(addresses, str) else tuple(addresses)
+        given = addresses.split(",") if isinstance(addresses, str) else addresses
+        self.all = tuple(address.strip() for address in given)
         if not all(self.all) or not self.all:
             raise ValueError("a client needs at least one address, host:port")
         self._index = 0
+        self._failures: dict[str, int] = {}  # in a row
+        self._due_mono: dict[str, float] = {}  # when to try one that failed again
 
     @property
     def current(self) -> str:
@@ -54,3 +71,34 @@ class Endpoints:
     def move_on(self) -> None:
         """Turns to the next address, when there is another."""
         self._index = (self._index + 1) % len(self.all)
+
+    def answered(self, address: str) -> None:
+        """An address has served a call."""
+        self._failures.pop(address, None)
+        self._due_mono.pop(address, None)
+
+    def failed(
+        self,
+        address: str,
+        now_mono: float,
+        luck: random.Random,
+        retry_after_s: float | None = None,
+    ) -> float:
+        """An address has not served a call: turns to the one that is to be tried next.
+
+        Args:
+            address: Which.
+            now_mono: The monotonic clock, seconds.
+            luck: Source of the jitter.
+            retry_after_s: When it wants to be asked again, seconds.
+
+        Returns:
+            Seconds until then; 0 when it can be tried at once.
+        """
+        failures = self._failures[address] = self._failures.get(address, 0) + 1
+        delay_s = min(_FIRST_S * 2.0 ** min(failures - 1, 10), _MAX_S)
+        delay_s *= luck.uniform(1 - _JITTER, 1 + _JITTER)
+        self._due_mono[address] = now_mono + max(delay_s, retry_after_s or 0.0)
+        due_mono = {one: self._due_mono.get(one, float("-inf")) for one in self.all}
+        self._index = self.all.index(min(self.all, key=due_mono.__getitem__))
+        return max(due_mono[self.current] - now_mono, 0.0)

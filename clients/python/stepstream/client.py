@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -13,8 +14,9 @@ import grpc
 import grpc.aio
 
 from stepstream import _calls, _tracing
-from stepstream._channel import CHANNEL_OPTIONS, Endpoints
-from stepstream._retry import Retry
+from stepstream._calls import SUBMIT_CALL_S
+from stepstream._channel import CHANNEL_OPTIONS, CLOSED, Endpoints
+from stepstream._retry import Limits, Retry
 from stepstream._status import error_from_rpc
 from stepstream._stubs import stub_of
 from stepstream._watch import Watch
@@ -43,14 +45,18 @@ T = TypeVar("T")
 class AsyncClient:
     """Submits tasks and asks for them, from asyncio; an asynchronous context manager.
 
-    Every call is idempotent and is made again after UNAVAILABLE, until its timeout.
+    Every call is idempotent and is made again after UNAVAILABLE, at the next address if there is
+    one, and after a refusal that says when to come back, until its timeout.
     Errors are those of `stepstream.errors`, and the built-in TimeoutError.
 
     Args:
-        address: `host:port` of the dispatcher, or of several; None: what STEPSTREAM_ADDRESS says,
-            else 127.0.0.1:50051.
-        timeout_s: Limit of one call, retries included.
-        retry_s: How long UNAVAILABLE is retried; None: until the timeout, 0: not at all.
+        address: `host:port` of the dispatcher, or of several, with commas between or as a sequence;
+            None: what STEPSTREAM_ADDRESS says, else 127.0.0.1:50051.
+        timeout_s: Limit of one call, retries included; each call takes another as `call_timeout_s`.
+        submit_timeout_s: The same for `submit` and `submit_batch`. Without Redis they answer when
+            the task has ended or waits for a person, so it is longer; that nobody answers is still
+            said after timeout_s.
+        retry_s: How long failures are retried; None: until timeout_s, 0: not at all.
         channel: A channel to use instead (for TLS or interceptors); its maker closes it.
     """
 
@@ -59,16 +65,19 @@ class AsyncClient:
         address: str | Sequence[str] | None = None,
         *,
         timeout_s: float = 30.0,
+        submit_timeout_s: float = SUBMIT_CALL_S,
         retry_s: float | None = None,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         self._endpoints = Endpoints(address if channel is None else (address or "the channel"))
-        self._timeout_s = timeout_s
-        self._retry_s = retry_s
+        self._limits = Limits(
+            timeout_s=timeout_s, submit_timeout_s=submit_timeout_s, retry_s=retry_s
+        )
         self._given = channel
         self._channels: list[grpc.aio.Channel] = []
         self._stubs: dict[str, DispatcherServiceAsyncStub] = {}
         self._luck = random.Random()
+        self._closed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,7 +91,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections; calls under way end with an error."""
+        """Closes the connections. Calls under way, and later ones, raise Unavailable."""
+        self._closed.set()
         self._stubs.clear()
         while self._channels:
             await self._channels.pop().close()
@@ -100,6 +110,7 @@ class AsyncClient:
         max_retries: int | None = None,
         initial_delay_s: float | None = None,
         timeout_s: float | None = None,
+        call_timeout_s: float | None = None,
     ) -> Submitted:
         """Submits one task.
 
@@ -115,12 +126,15 @@ class AsyncClient:
             max_retries: Retries of each step after its first run, 0 to 100; None: the pipeline's.
             initial_delay_s: Seconds before the first retry; None: the pipeline's.
             timeout_s: Limit of one attempt of a step; None: the pipeline's.
+            call_timeout_s: Limit of this call; None: the client's submit_timeout_s.
 
         Raises:
             InvalidTask: a field is wrong; the error names it.
             TaskConflict: the request id was used with another input.
             QueueFull: too many live tasks; try again after `retry_after_s`.
-            Unavailable: nobody answered in time.
+            Unavailable: nobody answered.
+            OutcomeUnknown: no answer in time. The task may have been accepted; the same call with
+                the error's `request_id` joins it.
         """
         item = SubmitItem(
             pipeline=pipeline,
@@ -135,24 +149,33 @@ class AsyncClient:
             timeout_s=timeout_s,
         )
         with _tracing.producing(item.pipeline) as trace:
-            return trace.accepted(await self._run(_calls.submit(item, trace.metadata)))
+            call = _calls.submit(item, trace.metadata)
+            return trace.accepted(await self._run(call, call_timeout_s))
 
-    async def submit_batch(self, items: Sequence[SubmitItem]) -> list[Submitted | StepstreamError]:
+    async def submit_batch(
+        self, items: Sequence[SubmitItem], *, call_timeout_s: float | None = None
+    ) -> list[Submitted | StepstreamError]:
         """Submits up to 1,000 tasks; one answer or error per item, in order.
+
+        After a TimeoutError some may have been accepted; items with a request id can be submitted
+        again without harm.
 
         Raises:
             InvalidTask: the list is empty or too long, or a value cannot travel.
         """
         with _tracing.producing_batch([item.pipeline for item in items]) as trace:
-            return trace.answered(await self._run(_calls.submit_batch(items, trace.metadata)))
+            call = _calls.submit_batch(items, trace.metadata)
+            return trace.answered(await self._run(call, call_timeout_s))
 
-    async def get(self, task_id: str, *, payloads: bool = True) -> Task:
+    async def get(
+        self, task_id: str, *, payloads: bool = True, call_timeout_s: float | None = None
+    ) -> Task:
         """Reads one task, with its input, outputs, result and errors unless payloads is False.
 
         Raises:
             TaskNotFound: there is no such task, or it has expired.
         """
-        return await self._run(_calls.get(task_id, payloads=payloads))
+        return await self._run(_calls.get(task_id, payloads=payloads), call_timeout_s)
 
     async def list(
         self,
@@ -163,6 +186,7 @@ class AsyncClient:
         page_size: int = 100,
         page_token: str = "",
         payloads: bool = False,
+        call_timeout_s: float | None = None,
     ) -> TaskPage:
         """Lists tasks that match all the filters, newest first, 1 to 1,000 a page."""
         call = _calls.list_(
@@ -173,7 +197,7 @@ class AsyncClient:
             page_token=page_token,
             payloads=payloads,
         )
-        return await self._run(call)
+        return await self._run(call, call_timeout_s)
 
     async def wait(
         self, task_id: str, *, timeout_s: float = 60.0, through_review: bool = False
@@ -196,10 +220,11 @@ class AsyncClient:
 
     async def watch(
         self, task_id: str, *, after: int | None = None, progress: bool = False
-    ) -> AsyncIterator[Task | TaskEvent | Gap]:
+    ) -> AsyncGenerator[Task | TaskEvent | Gap, None]:
         """Yields the task as it stands, then each event once and in order, to the terminal one.
 
-        Opens a new stream by itself after a break and goes on behind the last event.
+        Opens a new stream by itself after a break, at the next address if there is one, and goes on
+        behind the last event.
 
         Args:
             task_id: The task.
@@ -211,23 +236,29 @@ class AsyncClient:
             Unavailable: nobody answered for the client's timeout.
         """
         watch = Watch(task_id, after=after, progress=progress)
-        retry = self._retry(self._timeout_s, self._retry_s)
+        retry = self._limits.of_watch(time.monotonic(), resumed=False)
         while not watch.is_over():
-            call = self._stub().WatchTask(watch.request())
+            address = self._endpoints.current
+            retry.begin_s(time.monotonic())
+            call = self._stub(address).WatchTask(watch.request())
             try:
                 async for message in call:
                     if (item := watch.accept(message)) is not None:
-                        retry = self._retry(self._timeout_s)
+                        self._endpoints.answered(address)
+                        retry = self._limits.of_watch(time.monotonic(), resumed=True)
                         yield item
                     if watch.is_over():
                         return
                 broken: Exception | None = watch.closed()
             except grpc.RpcError as error:
-                broken = error_from_rpc(error, self._endpoints.current)
+                broken = error_from_rpc(error, address)
+            except asyncio.CancelledError as error:
+                self._check_closed(error)
+                raise
             finally:
                 call.cancel()
-            if broken is not None:
-                await self._pause(retry, broken)
+            if broken is not None and not await self._pauses(retry, broken, address):
+                raise broken
 
     async def explain(self, task_id: str) -> Explanation:
         """Says why a task is not running, until when, and what to do.
@@ -243,7 +274,7 @@ class AsyncClient:
         pipeline: str = "",
         states: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Task]:
+    ) -> AsyncGenerator[Task, None]:
         """Yields the matching tasks that have not ended, then each after it has changed; endless.
 
         What changes faster is yielded in its latest state only, progress is no change, and what
@@ -263,26 +294,36 @@ class AsyncClient:
         request = _calls.watch_tasks(pipeline=pipeline, states=states, labels=labels)
         retry: Retry | None = None  # of the present break: a stream may be silent for hours
         while True:
-            call = self._stub().WatchTasks(request)
+            retry = retry or self._limits.of_watch(time.monotonic(), resumed=False)
+            address = self._endpoints.current
+            retry.begin_s(time.monotonic())
+            call = self._stub(address).WatchTasks(request)
             try:
                 async for message in call:
                     retry = None
+                    self._endpoints.answered(address)
                     yield _calls.read_task(message)
                 broken: Exception = Unavailable("the stream of tasks ended early")
             except grpc.RpcError as error:
-                broken = error_from_rpc(error, self._endpoints.current)
+                broken = error_from_rpc(error, address)
+            except asyncio.CancelledError as error:
+                self._check_closed(error)
+                raise
             finally:
                 call.cancel()
-            retry = retry or self._retry(self._timeout_s, self._retry_s)
-            await self._pause(retry, broken)
+            retry = retry or self._limits.of_watch(time.monotonic(), resumed=True)
+            if not await self._pauses(retry, broken, address):
+                raise broken
 
-    async def cancel(self, task_id: str, *, reason: str = "") -> Task:
+    async def cancel(
+        self, task_id: str, *, reason: str = "", call_timeout_s: float | None = None
+    ) -> Task:
         """Cancels a task; `cancel_requested` while a worker still holds it.
 
         Raises:
             TaskFinished: it had ended otherwise.
         """
-        return await self._run(_calls.cancel(task_id, reason=reason))
+        return await self._run(_calls.cancel(task_id, reason=reason), call_timeout_s)
 
     async def review(
         self,
@@ -293,6 +334,7 @@ class AsyncClient:
         output: Value = None,
         feedback: str = "",
         version: int = 0,
+        call_timeout_s: float | None = None,
     ) -> Task:
         """Decides a task that waits for a person.
 
@@ -303,6 +345,7 @@ class AsyncClient:
             output: The reviewer's own result; with edited only.
             feedback: Words for whoever does it again; with rejected.
             version: The task's version that the reviewer saw; 0: whatever it is now.
+            call_timeout_s: Limit of this call; None: the client's.
 
         Raises:
             ReviewConflict: it does not wait for a review, or somebody else decided first.
@@ -316,45 +359,60 @@ class AsyncClient:
             feedback=feedback,
             version=version,
         )
-        return await self._run(call)
+        return await self._run(call, call_timeout_s)
 
-    async def stats(self) -> Stats:
+    async def stats(self, *, call_timeout_s: float | None = None) -> Stats:
         """Reads counts, workers and throughput."""
-        return await self._run(_calls.stats())
+        return await self._run(_calls.stats(), call_timeout_s)
 
     @property
     def operator(self) -> AsyncOperator:
         """What operators call: workers, queues, dead letters, pipelines."""
         return AsyncOperator(self._run)
 
-    async def _run(self, call: _calls.Call[T]) -> T:
-        retry = self._retry(call.timeout_s or self._timeout_s, self._retry_s)
+    async def _run(self, call: _calls.Call[T], call_timeout_s: float | None = None) -> T:
+        retry = self._limits.of_call(call, call_timeout_s, time.monotonic())
         while True:
+            address = self._endpoints.current
             try:
-                return await self._once(call, retry.remaining_s(time.monotonic()))
-            except Unavailable as error:
-                await self._pause(retry, error)
+                return await self._once(call, address, retry.begin_s(time.monotonic()))
+            except (StepstreamError, TimeoutError) as error:
+                if not await self._pauses(retry, error, address):
+                    call.give_up(error)
 
-    async def _once(self, call: _calls.Call[T], timeout_s: float) -> T:
+    async def _once(self, call: _calls.Call[T], address: str, timeout_s: float) -> T:
+        method = getattr(self._stub(address), call.method)
         try:
-            answer = await getattr(self._stub(), call.method)(
-                call.request, timeout=timeout_s, metadata=call.metadata
-            )
+            answer = await method(call.request, timeout=timeout_s, metadata=call.metadata)
         except grpc.RpcError as error:
-            raise error_from_rpc(error, self._endpoints.current) from error
+            raise error_from_rpc(error, address) from error
+        except asyncio.CancelledError as error:
+            self._check_closed(error)
+            raise
+        self._endpoints.answered(address)
         return call.read(answer)
 
-    def _retry(self, timeout_s: float, retry_s: float | None = None) -> Retry:
-        return Retry(now_mono=time.monotonic(), timeout_s=timeout_s, retry_s=retry_s)
+    async def _pauses(self, retry: Retry, error: Exception, address: str) -> bool:
+        """Waits before the next attempt; False, at once, when there is to be none."""
+        pause_s = retry.pause_s(
+            error, self._endpoints, address, now_mono=time.monotonic(), luck=self._luck
+        )
+        if pause_s is None or self._closed.is_set():
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._closed.wait()
+        return True
 
-    async def _pause(self, retry: Retry, error: Exception) -> None:
-        """Waits before the next attempt; raises the error when there is to be none."""
-        pause_s = retry.pause_s(error, time.monotonic(), self._luck)
-        self._endpoints.move_on()
-        await asyncio.sleep(pause_s)
+    def _check_closed(self, error: asyncio.CancelledError) -> None:
+        """Refuses a call that grpc has cancelled because its channel was closed."""
+        task = asyncio.current_task()
+        if self._closed.is_set() and not (task is not None and task.cancelling()):
+            raise Unavailable(CLOSED) from error
 
-    def _stub(self) -> DispatcherServiceAsyncStub:
-        address = self._endpoints.current
+    def _stub(self, address: str) -> DispatcherServiceAsyncStub:
+        if self._closed.is_set():
+            raise Unavailable(CLOSED)
         if address not in self._stubs:
             channel = self._given or self._open(address)
             self._stubs[address] = stub_of(channel)

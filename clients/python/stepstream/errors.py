@@ -38,6 +38,7 @@ __all__ = [
     "InternalError",
     "InvalidTask",
     "NotServed",
+    "OutcomeUnknown",
     "PayloadTooLarge",
     "ProtocolMismatch",
     "QueueFull",
@@ -236,6 +237,22 @@ class NotServed(StepstreamError):
 
 class InternalError(StepstreamError):
     """Our fault; the incident id finds it in the dispatcher's log."""
+
+
+class OutcomeUnknown(TimeoutError):
+    """No answer to a Submit in time: the task may have been accepted.
+
+    The same call again, with this request id, joins the task if there is one, and makes it
+    otherwise. Raised by the clients; nobody sends it.
+
+    Args:
+        message: For a person; without a full stop.
+        request_id: What the call was made with.
+    """
+
+    def __init__(self, message: str, *, request_id: str) -> None:
+        super().__init__(message)
+        self.request_id = request_id
 
 
 def _leaves(parent: type[StepstreamError]) -> list[type[StepstreamError]]:

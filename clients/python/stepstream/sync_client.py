@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
 
 from stepstream import _calls, _tracing
-from stepstream._channel import CHANNEL_OPTIONS, Endpoints
-from stepstream._retry import Retry
+from stepstream._calls import SUBMIT_CALL_S
+from stepstream._channel import CHANNEL_OPTIONS, CLOSED, Endpoints
+from stepstream._retry import Limits, Retry
 from stepstream._status import error_from_rpc
 from stepstream._stubs import stub_of
 from stepstream._watch import Watch
@@ -39,14 +41,18 @@ T = TypeVar("T")
 class Client:
     """Submits tasks and asks for them; a context manager. Threads may share it.
 
-    Every call is idempotent and is made again after UNAVAILABLE, until its timeout.
+    Every call is idempotent and is made again after UNAVAILABLE, at the next address if there is
+    one, and after a refusal that says when to come back, until its timeout.
     Errors are those of `stepstream.errors`, and the built-in TimeoutError.
 
     Args:
-        address: `host:port` of the dispatcher, or of several; None: what STEPSTREAM_ADDRESS says,
-            else 127.0.0.1:50051.
-        timeout_s: Limit of one call, retries included.
-        retry_s: How long UNAVAILABLE is retried; None: until the timeout, 0: not at all.
+        address: `host:port` of the dispatcher, or of several, with commas between or as a sequence;
+            None: what STEPSTREAM_ADDRESS says, else 127.0.0.1:50051.
+        timeout_s: Limit of one call, retries included; each call takes another as `call_timeout_s`.
+        submit_timeout_s: The same for `submit` and `submit_batch`. Without Redis they answer when
+            the task has ended or waits for a person, so it is longer; that nobody answers is still
+            said after timeout_s.
+        retry_s: How long failures are retried; None: until timeout_s, 0: not at all.
         channel: A channel to use instead (for TLS or interceptors); its maker closes it.
     """
 
@@ -55,16 +61,20 @@ class Client:
         address: str | Sequence[str] | None = None,
         *,
         timeout_s: float = 30.0,
+        submit_timeout_s: float = SUBMIT_CALL_S,
         retry_s: float | None = None,
         channel: grpc.Channel | None = None,
     ) -> None:
         self._endpoints = Endpoints(address if channel is None else (address or "the channel"))
-        self._timeout_s = timeout_s
-        self._retry_s = retry_s
+        self._limits = Limits(
+            timeout_s=timeout_s, submit_timeout_s=submit_timeout_s, retry_s=retry_s
+        )
         self._given = channel
         self._channels: list[grpc.Channel] = []
         self._stubs: dict[str, DispatcherServiceStub] = {}
         self._luck = random.Random()
+        self._opening = threading.Lock()
+        self._closed = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -78,10 +88,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; calls under way end with an error."""
-        self._stubs.clear()
-        while self._channels:
-            self._channels.pop().close()
+        """Closes the connections. Calls under way, and later ones, raise Unavailable."""
+        with self._opening:
+            self._closed.set()
+            self._stubs.clear()
+            channels, self._channels = self._channels, []
+        for channel in channels:
+            channel.close()
 
     def submit(
         self,
@@ -96,6 +109,7 @@ class Client:
         max_retries: int | None = None,
         initial_delay_s: float | None = None,
         timeout_s: float | None = None,
+        call_timeout_s: float | None = None,
     ) -> Submitted:
         """Submits one task.
 
@@ -111,12 +125,15 @@ class Client:
             max_retries: Retries of each step after its first run, 0 to 100; None: the pipeline's.
             initial_delay_s: Seconds before the first retry; None: the pipeline's.
             timeout_s: Limit of one attempt of a step; None: the pipeline's.
+            call_timeout_s: Limit of this call; None: the client's submit_timeout_s.
 
         Raises:
             InvalidTask: a field is wrong; the error names it.
             TaskConflict: the request id was used with another input.
             QueueFull: too many live tasks; try again after `retry_after_s`.
-            Unavailable: nobody answered in time.
+            Unavailable: nobody answered.
+            OutcomeUnknown: no answer in time. The task may have been accepted; the same call with
+                the error's `request_id` joins it.
         """
         item = SubmitItem(
             pipeline=pipeline,
@@ -131,24 +148,33 @@ class Client:
             timeout_s=timeout_s,
         )
         with _tracing.producing(item.pipeline) as trace:
-            return trace.accepted(self._run(_calls.submit(item, trace.metadata)))
+            call = _calls.submit(item, trace.metadata)
+            return trace.accepted(self._run(call, call_timeout_s))
 
-    def submit_batch(self, items: Sequence[SubmitItem]) -> list[Submitted | StepstreamError]:
+    def submit_batch(
+        self, items: Sequence[SubmitItem], *, call_timeout_s: float | None = None
+    ) -> list[Submitted | StepstreamError]:
         """Submits up to 1,000 tasks; one answer or error per item, in order.
+
+        After a TimeoutError some may have been accepted; items with a request id can be submitted
+        again without harm.
 
         Raises:
             InvalidTask: the list is empty or too long, or a value cannot travel.
         """
         with _tracing.producing_batch([item.pipeline for item in items]) as trace:
-            return trace.answered(self._run(_calls.submit_batch(items, trace.metadata)))
+            call = _calls.submit_batch(items, trace.metadata)
+            return trace.answered(self._run(call, call_timeout_s))
 
-    def get(self, task_id: str, *, payloads: bool = True) -> Task:
+    def get(
+        self, task_id: str, *, payloads: bool = True, call_timeout_s: float | None = None
+    ) -> Task:
         """Reads one task, with its input, outputs, result and errors unless payloads is False.
 
         Raises:
             TaskNotFound: there is no such task, or it has expired.
         """
-        return self._run(_calls.get(task_id, payloads=payloads))
+        return self._run(_calls.get(task_id, payloads=payloads), call_timeout_s)
 
     def list(
         self,
@@ -159,6 +185,7 @@ class Client:
         page_size: int = 100,
         page_token: str = "",
         payloads: bool = False,
+        call_timeout_s: float | None = None,
     ) -> TaskPage:
         """Lists tasks that match all the filters, newest first, 1 to 1,000 a page."""
         call = _calls.list_(
@@ -169,7 +196,7 @@ class Client:
             page_token=page_token,
             payloads=payloads,
         )
-        return self._run(call)
+        return self._run(call, call_timeout_s)
 
     def wait(self, task_id: str, *, timeout_s: float = 60.0, through_review: bool = False) -> Task:
         """Waits until the task has ended or, unless through_review, waits for a person.
@@ -190,10 +217,11 @@ class Client:
 
     def watch(
         self, task_id: str, *, after: int | None = None, progress: bool = False
-    ) -> Iterator[Task | TaskEvent | Gap]:
+    ) -> Generator[Task | TaskEvent | Gap, None, None]:
         """Yields the task as it stands, then each event once and in order, to the terminal one.
 
-        Opens a new stream by itself after a break and goes on behind the last event.
+        Opens a new stream by itself after a break, at the next address if there is one, and goes on
+        behind the last event.
 
         Args:
             task_id: The task.
@@ -205,23 +233,26 @@ class Client:
             Unavailable: nobody answered for the client's timeout.
         """
         watch = Watch(task_id, after=after, progress=progress)
-        retry = self._retry(self._timeout_s, self._retry_s)
+        retry = self._limits.of_watch(time.monotonic(), resumed=False)
         while not watch.is_over():
-            call = self._stub().WatchTask(watch.request())
+            address = self._endpoints.current
+            retry.begin_s(time.monotonic())
+            call = self._stub(address).WatchTask(watch.request())
             try:
                 for message in call:
                     if (item := watch.accept(message)) is not None:
-                        retry = self._retry(self._timeout_s)
+                        self._endpoints.answered(address)
+                        retry = self._limits.of_watch(time.monotonic(), resumed=True)
                         yield item
                     if watch.is_over():
                         return
                 broken: Exception | None = watch.closed()
             except grpc.RpcError as error:
-                broken = error_from_rpc(error, self._endpoints.current)
+                broken = self._told(error, address)
             finally:
                 call.cancel()
-            if broken is not None:
-                self._pause(retry, broken)
+            if broken is not None and not self._pauses(retry, broken, address):
+                raise broken
 
     def explain(self, task_id: str) -> Explanation:
         """Says why a task is not running, until when, and what to do.
@@ -237,7 +268,7 @@ class Client:
         pipeline: str = "",
         states: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
-    ) -> Iterator[Task]:
+    ) -> Generator[Task, None, None]:
         """Yields the matching tasks that have not ended, then each after it has changed; endless.
 
         What changes faster is yielded in its latest state only, progress is no change, and what
@@ -257,26 +288,33 @@ class Client:
         request = _calls.watch_tasks(pipeline=pipeline, states=states, labels=labels)
         retry: Retry | None = None  # of the present break: a stream may be silent for hours
         while True:
-            call = self._stub().WatchTasks(request)
+            retry = retry or self._limits.of_watch(time.monotonic(), resumed=False)
+            address = self._endpoints.current
+            retry.begin_s(time.monotonic())
+            call = self._stub(address).WatchTasks(request)
             try:
                 for message in call:
                     retry = None
+                    self._endpoints.answered(address)
                     yield _calls.read_task(message)
                 broken: Exception = Unavailable("the stream of tasks ended early")
             except grpc.RpcError as error:
-                broken = error_from_rpc(error, self._endpoints.current)
+                broken = self._told(error, address)
             finally:
                 call.cancel()
-            retry = retry or self._retry(self._timeout_s, self._retry_s)
-            self._pause(retry, broken)
+            retry = retry or self._limits.of_watch(time.monotonic(), resumed=True)
+            if not self._pauses(retry, broken, address):
+                raise broken
 
-    def cancel(self, task_id: str, *, reason: str = "") -> Task:
+    def cancel(
+        self, task_id: str, *, reason: str = "", call_timeout_s: float | None = None
+    ) -> Task:
         """Cancels a task; `cancel_requested` while a worker still holds it.
 
         Raises:
             TaskFinished: it had ended otherwise.
         """
-        return self._run(_calls.cancel(task_id, reason=reason))
+        return self._run(_calls.cancel(task_id, reason=reason), call_timeout_s)
 
     def review(
         self,
@@ -287,6 +325,7 @@ class Client:
         output: Value = None,
         feedback: str = "",
         version: int = 0,
+        call_timeout_s: float | None = None,
     ) -> Task:
         """Decides a task that waits for a person.
 
@@ -297,6 +336,7 @@ class Client:
             output: The reviewer's own result; with edited only.
             feedback: Words for whoever does it again; with rejected.
             version: The task's version that the reviewer saw; 0: whatever it is now.
+            call_timeout_s: Limit of this call; None: the client's.
 
         Raises:
             ReviewConflict: it does not wait for a review, or somebody else decided first.
@@ -310,49 +350,58 @@ class Client:
             feedback=feedback,
             version=version,
         )
-        return self._run(call)
+        return self._run(call, call_timeout_s)
 
-    def stats(self) -> Stats:
+    def stats(self, *, call_timeout_s: float | None = None) -> Stats:
         """Reads counts, workers and throughput."""
-        return self._run(_calls.stats())
+        return self._run(_calls.stats(), call_timeout_s)
 
     @property
     def operator(self) -> Operator:
         """What operators call: workers, queues, dead letters, pipelines."""
         return Operator(self._run)
 
-    def _run(self, call: _calls.Call[T]) -> T:
-        retry = self._retry(call.timeout_s or self._timeout_s, self._retry_s)
+    def _run(self, call: _calls.Call[T], call_timeout_s: float | None = None) -> T:
+        retry = self._limits.of_call(call, call_timeout_s, time.monotonic())
         while True:
+            address = self._endpoints.current
             try:
-                return self._once(call, retry.remaining_s(time.monotonic()))
-            except Unavailable as error:
-                self._pause(retry, error)
+                return self._once(call, address, retry.begin_s(time.monotonic()))
+            except (StepstreamError, TimeoutError) as error:
+                if not self._pauses(retry, error, address):
+                    call.give_up(error)
 
-    def _once(self, call: _calls.Call[T], timeout_s: float) -> T:
+    def _once(self, call: _calls.Call[T], address: str, timeout_s: float) -> T:
+        method = getattr(self._stub(address), call.method)
         try:
-            answer = getattr(self._stub(), call.method)(
-                call.request, timeout=timeout_s, metadata=call.metadata
-            )
+            answer = method(call.request, timeout=timeout_s, metadata=call.metadata)
         except grpc.RpcError as error:
-            raise error_from_rpc(error, self._endpoints.current) from error
+            raise self._told(error, address) from error
+        self._endpoints.answered(address)
         return call.read(answer)
 
-    def _retry(self, timeout_s: float, retry_s: float | None = None) -> Retry:
-        return Retry(now_mono=time.monotonic(), timeout_s=timeout_s, retry_s=retry_s)
+    def _pauses(self, retry: Retry, error: Exception, address: str) -> bool:
+        """Waits before the next attempt; False, at once, when there is to be none."""
+        pause_s = retry.pause_s(
+            error, self._endpoints, address, now_mono=time.monotonic(), luck=self._luck
+        )
+        if pause_s is None or self._closed.is_set():
+            return False
+        self._closed.wait(pause_s)
+        return True
 
-    def _pause(self, retry: Retry, error: Exception) -> None:
-        """Waits before the next attempt; raises the error when there is to be none."""
-        pause_s = retry.pause_s(error, time.monotonic(), self._luck)
-        self._endpoints.move_on()
-        time.sleep(pause_s)
+    def _told(self, error: grpc.RpcError, address: str) -> StepstreamError | TimeoutError:
+        """What a call raises that ended badly: closing a channel ends those under way."""
+        return Unavailable(CLOSED) if self._closed.is_set() else error_from_rpc(error, address)
 
-    def _stub(self) -> DispatcherServiceStub:
-        address = self._endpoints.current
-        if address not in self._stubs:
-            channel = self._given or self._open(address)
-            self._stubs[address] = stub_of(channel)
-        return self._stubs[address]
+    def _stub(self, address: str) -> DispatcherServiceStub:
+        with self._opening:
+            if self._closed.is_set():
+                raise Unavailable(CLOSED)
+            if address not in self._stubs:
+                channel = self._given or self._open(address)
+                self._stubs[address] = stub_of(channel)
+            return self._stubs[address]
 
     def _open(self, address: str) -> grpc.Channel:
         channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)

@@ -10,7 +10,9 @@ from msgspec import Struct, field
 __all__ = [
     "FINISHED_STATES",
     "AttemptError",
+    "Durability",
     "EventType",
+    "ExecutionMode",
     "ExplainReason",
     "Explanation",
     "Gap",
@@ -75,6 +77,25 @@ class EventType(StrEnum):
     REDRIVEN = "REDRIVEN"
     INPUT_UPDATED = "INPUT_UPDATED"
     PROGRESS = "PROGRESS"
+
+
+class ExecutionMode(StrEnum):
+    """How a task is run; the words of `stepstream.v1.ExecutionMode` without prefix."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    PARALLEL = "PARALLEL"  # through Redis and the workers
+    SYNCHRONOUS = "SYNCHRONOUS"  # in the call itself, by configuration
+    SYNCHRONOUS_FALLBACK = "SYNCHRONOUS_FALLBACK"  # in the call itself: Redis is down
+
+
+class Durability(StrEnum):
+    """What an accepted task survives; the words of `stepstream.v1.Durability` without prefix."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    VOLATILE = "VOLATILE"  # no restart of Redis
+    AOF_1S = "AOF_1S"  # a crash of the host, but for its last 2 s
+    AOF_SYNC = "AOF_SYNC"  # a crash of the host
+    LOCAL = "LOCAL"  # what the disk of the dispatcher survives
 
 
 class ReviewDecision(StrEnum):
@@ -163,8 +184,8 @@ class Submitted(Struct, frozen=True, kw_only=True):
     """What Submit answered."""
 
     task_id: str
-    execution_mode: str  # PARALLEL, SYNCHRONOUS, SYNCHRONOUS_FALLBACK
-    durability: str  # VOLATILE, AOF_1S, AOF_SYNC, LOCAL
+    execution_mode: str  # a word of ExecutionMode
+    durability: str  # a word of Durability
     duplicate: bool  # the request id was known: this is the first task again
     state: str
 
@@ -238,7 +259,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     worker_utilization: float  # 0 to 1
     failure_percentage: float  # 0 to 100
     retries: int
-    execution_mode: str
+    execution_mode: str  # a word of ExecutionMode
     time: datetime | None
 
 

@@ -95,8 +95,10 @@ def carrier_of(stored: bytes) -> dict[str, str]:
 
 def trace_of(stored: bytes) -> TaskTrace | None:
     """Read a stored trace; None when the task has none."""
+    if not stored:
+        return None
     try:
-        fields = msgspec.json.decode(stored or b"{}", type=dict[str, str])
+        fields = msgspec.json.decode(stored, type=dict[str, str])
     except msgspec.DecodeError:  # somebody wrote there; a trace is not worth a failure
         return None
     context = parse_traceparent(fields.get(TRACEPARENT, ""), fields.get(TRACESTATE, ""))

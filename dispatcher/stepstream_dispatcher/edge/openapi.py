@@ -36,7 +36,9 @@ FIELD_NOTES: Final[Mapping[str, Mapping[str, Any]]] = {
         "maxLength": 128,
         "pattern": "^[!-~]*$",
     },
-    "SubmitRequest.deadline": {"description": "Not served yet."},
+    "SubmitRequest.deadline": {
+        "description": "Fails the task if it has not ended this long after it was accepted."
+    },
     "SubmitRequest.delay": {"description": "Starts the task this much later; at most 366 days."},
     "SubmitRequest.labels": {
         "description": "Keys and values have at most 63 characters.",

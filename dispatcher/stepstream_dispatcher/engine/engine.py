@@ -108,6 +108,7 @@ class Engine:
             fresh=self.fresh,
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
+            seen=self.traces.seen,
         )
         self._roster = Roster(
             store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
@@ -186,7 +187,7 @@ class Engine:
             "timers": self.timers.run,
             "recovery": self.recovery.run,
             "roster": self._roster.run,
-            "janitor": self._janitor.run,
+            "janitor": Janitor(store=self.store, results_max=self.options.results_max).run,
             "traces": self.traces.run,
             "intents": self._listen,
             "watch": self.watch.listen,

@@ -53,6 +53,7 @@ class Feeder:
         fresh: Tasks that were created here a moment ago.
         dispatcher_id: Owner of the leases.
         limit_ms_of: Limit of one attempt of a record.
+        seen: Told of the data of each task that is read here.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Feeder:
         fresh: Fresh,
         dispatcher_id: str,
         limit_ms_of: Callable[[TaskRecord], int],
+        seen: Callable[[str, dict[str, bytes]], None],
     ) -> None:
         self._store = store
         self._sessions = sessions
@@ -71,6 +73,7 @@ class Feeder:
         self._fresh = fresh
         self._dispatcher_id = dispatcher_id
         self._limit_ms_of = limit_ms_of
+        self._seen = seen
         self._waiting_on: frozenset[str] | None = None
         self._turn = 0
         self._stopped = False
@@ -178,6 +181,7 @@ class Feeder:
         for entry in entries:
             record, data = found[entry] or _NOTHING
             if record is not None and is_current(record, entry):
+                self._seen(entry.task_id, data)
                 loads.append(_Load(entry=entry, record=record, data=data))
             else:
                 obsolete.append(entry)

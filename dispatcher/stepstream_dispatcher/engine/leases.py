@@ -15,8 +15,9 @@ from typing import Final
 import structlog
 
 from stepstream.session import RECONNECT_GRACE_S
-from stepstream_dispatcher.core.facts import DeadlinePassed, Fact, Failed, Lost, Released
-from stepstream_dispatcher.engine.committer import Committer, Proposal
+from stepstream_dispatcher.core.facts import DeadlinePassed, Failed, Lost, Released
+from stepstream_dispatcher.engine.committer import Committer
+from stepstream_dispatcher.engine.endings import Ending, Endings
 from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
 from stepstream_dispatcher.store.port import Store
 
@@ -47,7 +48,7 @@ class Leases:
     ) -> None:
         self._store = store
         self._sessions = sessions
-        self._committer = committer
+        self._endings = Endings(sessions=sessions, committer=committer)
         self._dispatcher_id = dispatcher_id
         self._silence_limit_s = silence_limit_s
 
@@ -70,6 +71,7 @@ class Leases:
                     await self._silent(session)
                 else:
                     await self._expire(session, now)
+            await self._endings.retry()
 
     async def _silent(self, session: Session) -> None:
         """Give up a worker that is connected and says nothing."""
@@ -89,7 +91,7 @@ class Leases:
         for token, attempt in late.items():
             session.attempts.pop(token, None)
             session.cancel(attempt, "DEADLINE" if _ends_the_task(attempt) else "TIMEOUT")
-        await self._apply(
+        await self._endings.add(
             (attempt, _beyond_limit(token, attempt)) for token, attempt in late.items()
         )
         self._sessions.stir()
@@ -126,7 +128,7 @@ class Leases:
                 attempts=len(attempts),
                 reason=reason,
             )
-        await self._apply(
+        await self._endings.add(
             (attempt, self._gone(session, token, attempt, reason, waited_s))
             for token, attempt in attempts.items()
         )
@@ -134,7 +136,7 @@ class Leases:
     async def forget(self, session: Session, tokens: Iterable[str], reason: str) -> None:
         """Settle attempts that the worker holds no more."""
         gone = {token: session.attempts.pop(token) for token in tokens if token in session.attempts}
-        await self._apply(
+        await self._endings.add(
             (attempt, self._gone(session, token, attempt, reason, 0.0))
             for token, attempt in gone.items()
         )
@@ -142,7 +144,7 @@ class Leases:
 
     def _gone(
         self, session: Session, token: str, attempt: Attempt, reason: str, waited_s: float
-    ) -> Fact:
+    ) -> Ending:
         worker = session.hello.worker_name
         if attempt.named:
             return Lost(
@@ -154,13 +156,12 @@ class Leases:
         reason = f"never received by worker {worker}"
         return Released(token=token, reason=reason, owner=self._dispatcher_id)
 
-    async def _apply(self, facts: Iterable[tuple[Attempt, Fact]]) -> None:
-        proposals = [
-            Proposal(task_id=attempt.task_id, record=attempt.record, fact=fact)
-            for attempt, fact in facts
-        ]
-        if proposals:
-            await self._committer.apply(proposals)
+    def take_back(self, token: str) -> bool:
+        """Let an attempt go on whose worker came back before its loss was recorded.
+
+        Returns False if it is over all the same.
+        """
+        return self._endings.take_back(token)
 
     # --- heartbeats and intents ------------------------------------------------------------------
 
@@ -235,7 +236,7 @@ def _ends_the_task(attempt: Attempt) -> bool:
     return 0 < record.deadline_ms <= record.leased_ms + round(limit_ms)
 
 
-def _beyond_limit(token: str, attempt: Attempt) -> Fact:
+def _beyond_limit(token: str, attempt: Attempt) -> Ending:
     if _ends_the_task(attempt):
         return DeadlinePassed(token=token)
     limit_s = attempt.timeout_at - attempt.leased_at

@@ -163,6 +163,8 @@ class Reception:
         (record,) = await self._store.records([task_id])
         if record is None or record.stage is not Stage.LEASED or record.lease != item.lease_token:
             return False
+        if not self._leases.take_back(item.lease_token):
+            return False
         attempt = self._enter(session, item, task_id, record)
         if record.owner == self._dispatcher_id:
             return True

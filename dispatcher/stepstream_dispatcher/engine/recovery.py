@@ -175,9 +175,11 @@ class Recovery:
     def _busy_entries(self) -> set[tuple[str, str]]:
         """Entries in hand, on a table, or being settled, with their tasks."""
         busy = {(entry.task_id, entry.entry_id) for entry in self._feeder.in_hand}
+        tables = [self._sessions.ending]
         for session in self._sessions:
-            for table in (session.attempts, session.settling):
-                busy.update((attempt.task_id, attempt.record.entry) for attempt in table.values())
+            tables += session.attempts, session.settling
+        for table in tables:
+            busy.update((attempt.task_id, attempt.record.entry) for attempt in table.values())
         return busy
 
     # --- others ----------------------------------------------------------------------------------

@@ -187,6 +187,7 @@ class Sessions:
         self.changed = asyncio.Event()  # credit or membership moved: the feeder looks again
         self.moved = asyncio.Event()  # the same, for whoever wakes the feeder
         self.adopted: dict[str, str] = {}  # lease token -> task id of what was brought here
+        self.ending: dict[str, Attempt] = {}  # off every table; how they ended is not recorded yet
         self._waiters: list[asyncio.Future[None]] = []
 
     def stir(self) -> None:
@@ -248,8 +249,10 @@ class Sessions:
         return None
 
     def holds(self, token: str) -> bool:
-        """Whether a lease is held, or being settled, by any session here."""
-        return any(token in s.attempts or token in s.settling for s in self._by_id.values())
+        """Whether a lease is held, or being settled, by any session here, or its end recorded."""
+        return token in self.ending or any(
+            token in s.attempts or token in s.settling for s in self._by_id.values()
+        )
 
     def holder_of_task(self, task_id: str) -> tuple[Session, Attempt] | None:
         """Who holds an attempt of a task here."""

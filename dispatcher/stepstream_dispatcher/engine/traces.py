@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -23,6 +24,7 @@ from stepstream.trace_context import TRACEPARENT, TRACESTATE, TraceContext, pars
 from stepstream_dispatcher.core.admission import Submission
 from stepstream_dispatcher.core.record import EventType, TaskRecord, Transition
 from stepstream_dispatcher.core.spans import (
+    CARRIER,
     TaskTrace,
     spans_of,
     stored_trace,
@@ -35,9 +37,11 @@ __all__ = ["SpanSink", "Traces"]
 
 WAITING_MAX: Final = 10_000  # transitions not yet looked at; the oldest are forgotten beyond it
 KNOWN_MAX: Final = 10_000  # tasks whose trace is remembered
-ROUND_MAX: Final = 256  # transitions of one round, and so traces of one read
+ROUND_MAX: Final = 64  # transitions of one round; its spans hold the loop for 3 ms at most
 _SAMPLED: Final = 1
 _RANDOM: Final = 2  # the trace id is random, as level 2 of the standard calls it
+
+_UNKNOWN: Final = object()
 
 _log = structlog.get_logger(__name__)
 
@@ -89,12 +93,18 @@ class Traces:
         )
         return msgspec.structs.replace(submission, trace=stored_trace(carrier, trace))
 
+    def seen(self, task_id: str, data: Mapping[str, bytes]) -> None:
+        """Learn the trace of a task from its data, which is at hand; this spares a read."""
+        if self._sink is not None:
+            self._remember(task_id, trace_of(data.get(CARRIER, b"")))
+
     def moved(self, record: TaskRecord, transition: Transition) -> None:
         """Hear of a transition that was applied, and of the record that it was decided from."""
-        if self._sink is None and transition.event.type not in _NOTEWORTHY:
-            return
-        if transition.touch:
-            return
+        if transition.event.type not in _NOTEWORTHY:
+            if self._sink is None or transition.touch:
+                return
+            if self._known.get(transition.task_id, _UNKNOWN) is None:
+                return  # it has no trace
         self._waiting.append((record, transition))
         self._filled.set()
 
@@ -122,16 +132,20 @@ class Traces:
                 raise
             for record, transition in taken:
                 self._show(record, transition)
+            await asyncio.sleep(0)
 
     async def _learn(self, task_ids: list[str]) -> None:
         """Read the traces that are not known."""
         unknown = [task_id for task_id in task_ids if task_id not in self._known]
+        for task_id in set(task_ids).difference(unknown):
+            self._known.move_to_end(task_id)  # so that none of this round is forgotten in it
         if unknown:
             for task_id, stored in zip(unknown, await self._store.traces(unknown), strict=True):
-                self._known[task_id] = trace_of(stored)
-        for task_id in task_ids:
-            self._known.move_to_end(task_id)
-        while len(self._known) > KNOWN_MAX:
+                self._remember(task_id, trace_of(stored))
+
+    def _remember(self, task_id: str, trace: TaskTrace | None) -> None:
+        self._known[task_id] = trace
+        if len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
 
     def _show(self, record: TaskRecord, transition: Transition) -> None:

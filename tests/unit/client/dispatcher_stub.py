@@ -86,10 +86,15 @@ class StubDispatcher(DispatcherServiceServicer):
         self.streams: deque[list[Any]] = deque()
         self.stats = pb2.GetStatsResponse(is_running=True)
         self.left = Event()  # a watcher has left
+        self.called = Event()
+        self.speaks = Event()  # while it is not set, calls are not answered
+        self.speaks.set()
         self.wait_timeouts = 0  # so many WaitTask calls answer that their time ran out
 
     def _begin(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
+        self.called.set()
+        self.speaks.wait(5.0)
         if self.refusals:
             _refuse(context, self.refusals.popleft())
 

@@ -1,7 +1,9 @@
 """The asynchronous client against a real grpc.aio server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -182,11 +184,12 @@ async def test_an_unknown_decision_is_refused_before_the_call(client, stub):
     "kind",
     [kind for kind in errors.ERRORS_BY_REASON.values() if not issubclass(kind, errors.Unavailable)],
 )
-async def test_each_error_arrives_as_its_class(client, stub, kind):
+async def test_each_error_arrives_as_its_class(address, stub, kind):
     stub.refusals.append(kind("what and why", field="input", retry_after_s=1.5))
 
-    with pytest.raises(errors.StepstreamError) as caught:
-        await client.get("t1")
+    async with AsyncClient(address, retry_s=0) as client:
+        with pytest.raises(errors.StepstreamError) as caught:
+            await client.get("t1")
 
     assert type(caught.value) is kind
     assert str(caught.value) == "what and why"
@@ -239,6 +242,153 @@ async def test_another_address_is_tried(address, stub, unused_tcp_port):
         task = await client.get("t1")
 
     assert task.task_id == "t1"
+
+
+async def test_a_text_may_hold_several_addresses(address, stub, unused_tcp_port):
+    stub.tasks["t1"] = make_task()
+
+    async with AsyncClient(f"127.0.0.1:{unused_tcp_port}, {address}") as client:
+        assert (await client.get("t1")).task_id == "t1"
+
+
+@pytest.mark.parametrize("kind", [errors.QueueFull, errors.RateLimited, errors.TaskContended])
+async def test_overload_is_waited_for(client, stub, kind):
+    stub.refusals.append(kind("later", retry_after_s=0.05))
+
+    submitted = await client.submit("p", None)
+
+    assert submitted.task_id == "t1"
+    assert len({request.request_id for request in stub.requests}) == 1
+
+
+async def test_overload_beyond_the_timeout_is_told(client, stub):
+    stub.refusals.append(errors.QueueFull("full", retry_after_s=20))
+
+    with pytest.raises(errors.QueueFull) as caught:
+        await client.submit("p", None)
+
+    assert caught.value.retry_after_s == 20
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """An address where connections are made by the kernel, and nobody ever speaks."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+async def test_a_black_hole_is_passed_over(address, stub, black_hole):
+    stub.tasks["t1"] = make_task()
+    began_mono = time.monotonic()
+
+    async with AsyncClient([black_hole, address]) as client:
+        await client.get("t1")
+        passed_mono = time.monotonic()
+        await client.get("t1")
+
+    assert passed_mono - began_mono < 2.0
+    assert time.monotonic() - passed_mono < 0.5
+
+
+async def test_a_black_hole_holds_no_call_beyond_its_timeout(black_hole):
+    began_mono = time.monotonic()
+
+    async with AsyncClient(black_hole) as client:
+        with pytest.raises((errors.Unavailable, TimeoutError)):
+            await client.get("t1", call_timeout_s=0.3)
+
+    assert time.monotonic() - began_mono < 1.0
+
+
+async def test_a_submit_that_is_not_answered_says_how_to_join_it(client, stub):
+    stub.speaks.clear()
+
+    with pytest.raises(errors.OutcomeUnknown, match="may have been accepted") as caught:
+        await client.submit("p", "text", call_timeout_s=0.2)
+
+    stub.speaks.set()
+    joined = await client.submit("p", "text", request_id=caught.value.request_id)
+    assert len({request.request_id for request in stub.requests}) == 1
+    assert repr(caught.value.request_id) in str(caught.value)
+    assert joined.task_id == "t1"
+
+
+async def test_a_submit_that_broke_says_how_to_join_it(address, stub):
+    stub.refusals.append(_BROKEN)
+
+    async with AsyncClient(address, retry_s=0) as client:
+        with pytest.raises(errors.Unavailable) as caught:
+            await client.submit("p", "text", request_id="r1")
+
+    assert "request_id='r1'" in caught.value.__notes__[0]
+
+
+async def test_an_ipv6_address_is_called(stub):
+    threads = ThreadPoolExecutor(1)
+    server = grpc.aio.server(migration_thread_pool=threads)
+    add_DispatcherServiceServicer_to_server(stub, server)
+    try:
+        port = server.add_insecure_port("[::1]:0")
+    except RuntimeError:
+        pytest.skip("no IPv6 here")
+    await server.start()
+
+    async with AsyncClient(f"[::1]:{port}") as client:
+        assert (await client.stats()).is_running
+
+    await server.stop(None)
+    await asyncio.to_thread(threads.shutdown)
+
+
+async def _held(client: AsyncClient, kind: str) -> None:
+    if kind == "watch":
+        await _collect(client)
+    else:
+        await client.get("t1")
+
+
+@pytest.mark.parametrize("kind", ["watch", "call", "pause"])
+async def test_closing_ends_what_is_under_way(stub, kind):
+    stub.streams.append([HOLD])
+    if kind == "pause":
+        stub.refusals.append(errors.Draining("leaving", retry_after_s=30))
+    elif kind == "call":
+        stub.speaks.clear()
+
+    with serving(stub) as address:
+        client = AsyncClient(address, timeout_s=60)
+        async with asyncio.timeout(4.0), asyncio.TaskGroup() as group:
+            held = group.create_task(_refused(client, kind))
+            await asyncio.to_thread(stub.called.wait, 4.0)
+            await client.close()
+        stub.speaks.set()
+
+    assert held.result() in {"this client is closed", "leaving"}
+
+
+async def _refused(client: AsyncClient, kind: str) -> str:
+    with pytest.raises(errors.Unavailable) as caught:
+        await _held(client, kind)
+    return str(caught.value)
+
+
+async def test_a_closed_client_says_so(address):
+    client = AsyncClient(address)
+    await client.close()
+
+    with pytest.raises(errors.Unavailable, match="this client is closed"):
+        await client.stats()
+
+
+async def test_cancelling_a_call_is_still_a_cancellation(address, stub):
+    stub.speaks.clear()
+    async with AsyncClient(address) as client, asyncio.TaskGroup() as group:
+        held = group.create_task(client.get("t1"))
+        await asyncio.to_thread(stub.called.wait, 4.0)
+        held.cancel()
+    stub.speaks.set()
+
+    assert held.cancelled()
 
 
 async def _collect(client: AsyncClient, **options: object) -> list[object]:
@@ -305,8 +455,6 @@ async def test_a_watch_that_is_left_closes_its_stream(stub):
 
 @pytest.fixture
 def unused_tcp_port() -> int:
-    import socket  # noqa: PLC0415
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

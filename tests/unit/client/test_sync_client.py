@@ -16,6 +16,7 @@ from stepstream.types import Task, TaskEvent
 from stepstream.v1 import dispatcher_service_pb2 as pb2
 from stepstream.v1.dispatcher_service_pb2 import DESCRIPTOR
 from tests.unit.client.dispatcher_stub import (
+    HOLD,
     StubDispatcher,
     frame,
     make_event,
@@ -146,6 +147,57 @@ def test_watch_goes_on_after_a_break(play):
     assert isinstance(leased, TaskEvent)
     assert (leased.sequence, seen.get_nowait().sequence, seen.empty()) == (2, 3, True)
     assert request.after_sequence == 2
+
+
+def test_overload_is_waited_for(play):
+    future = play.start(lambda client: client.submit("p", None))
+
+    first = play.refuse("Submit", errors.QueueFull("full", retry_after_s=0.05))
+    second = play.answer("Submit", pb2.SubmitResponse(task_id="t1"))
+
+    assert future.result(_LIMIT_S).task_id == "t1"
+    assert first.request_id == second.request_id
+
+
+def test_a_submit_that_is_not_answered_says_how_to_join_it(play):
+    future = play.start(lambda client: client.submit("p", None))
+
+    descriptor = _SERVICE.methods_by_name["Submit"]
+    _, request, rpc = play.channel.take_unary_unary(descriptor)
+    rpc.terminate(None, (), grpc.StatusCode.DEADLINE_EXCEEDED, "")
+
+    with pytest.raises(errors.OutcomeUnknown) as caught:
+        future.result(_LIMIT_S)
+    assert caught.value.request_id == request.request_id
+
+
+@pytest.mark.parametrize("kind", ["watch", "call", "pause"])
+def test_closing_ends_what_is_under_way(kind):
+    stub = StubDispatcher()
+    stub.streams.append([HOLD])
+    if kind == "pause":
+        stub.refusals.append(errors.Draining("leaving", retry_after_s=30))
+    elif kind == "call":
+        stub.speaks.clear()
+    with serving(stub) as address, ThreadPoolExecutor(1) as threads:
+        client = Client(address, timeout_s=60)
+        held = threads.submit(list, client.watch("t1")) if kind == "watch" else None
+        held = held or threads.submit(client.get, "t1")
+        assert stub.called.wait(_LIMIT_S)
+        client.close()
+
+        error = held.exception(_LIMIT_S)
+        stub.speaks.set()
+
+    assert isinstance(error, errors.Unavailable)
+
+
+def test_a_closed_client_says_so():
+    client = Client("127.0.0.1:1")
+    client.close()
+
+    with pytest.raises(errors.Unavailable, match="this client is closed"):
+        client.stats()
 
 
 def test_a_real_channel_is_opened_and_closed():

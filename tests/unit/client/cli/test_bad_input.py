@@ -63,6 +63,7 @@ KINDS = {
     "--reviewer": "text",
     "--slots": "integer",
     "--state": "text",
+    "--deadline": "duration",
     "--timeout": "duration",
     "--to": "text",
     "FILE...": "file",

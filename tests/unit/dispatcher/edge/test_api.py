@@ -68,9 +68,11 @@ async def test_a_new_task_is_created_at_its_location(edge: Edge):
     assert (await edge.http.get(response.headers["location"])).json()["taskId"] == task_id
 
 
-async def test_the_same_key_is_the_same_task(edge: Edge):
-    body = {"pipeline": "translation", "input": {"json": {"a": 1, "b": 2, "c": 3}}}
-    again = {"input": {"json": {"c": 3, "b": 2, "a": 1}}, "pipeline": "translation"}
+async def test_the_same_key_is_the_same_task_in_whatever_order_its_members_come(edge: Edge):
+    members = {f"member-{number}": number for number in range(40)}
+    turned = dict(reversed(members.items()))
+    body = {"pipeline": "translation", "input": {"json": members}}
+    again = {"pipeline": "translation", "input": {"json": turned}}
 
     first = await edge.http.post("/api/tasks", json=body, headers={"Idempotency-Key": "order-1"})
     second = await edge.http.post("/api/tasks", json=again, headers={"Idempotency-Key": "order-1"})
