@@ -63,7 +63,6 @@ KINDS = {
     "--reviewer": "text",
     "--slots": "integer",
     "--state": "text",
-    "--deadline": "duration",
     "--timeout": "duration",
     "--to": "text",
     "FILE...": "file",
