@@ -95,7 +95,9 @@ async def reviewed(
         names = {"task translation", "process verify", "review review", "checkout"}
         await receiver.until(lambda spans: names <= {one.name for one in spans})
         for child in (cluster.workers["w-0"], cluster.dispatchers["d-0"].child):
-            await cluster.terminate(child)
+            said = len(child.lines)
+            assert await cluster.terminate(child) == 0
+            assert "Traceback" not in "\n".join(child.lines[said:])
         yield Story(task, receiver.spans)
 
 

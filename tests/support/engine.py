@@ -28,6 +28,7 @@ from stepstream_dispatcher.store.port import (
     Entry,
     Result,
     Signal,
+    Store,
     StoreUnreachable,
 )
 from tests.support.records import NOW_MS, TRANSLATION
@@ -178,7 +179,7 @@ class Dispatcher:
     ) -> None:
         self.store = FaultyStore(shared, dispatcher_id=dispatcher_id)
         self.engine = Engine(
-            store=self.store,
+            store=self._engine_store(),
             pipelines=[TRANSLATION],
             options=EngineOptions(
                 dispatcher_id=dispatcher_id,
@@ -197,6 +198,10 @@ class Dispatcher:
         self._supervised = supervised
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _engine_store(self) -> Store:
+        """What the engine works on."""
+        return self.store
 
     async def __aenter__(self) -> Self:
         await self.engine.open()
@@ -229,7 +234,7 @@ class Dispatcher:
             await self._group.__aexit__(kind, error, trace)
         else:
             await self._group.__aexit__(None, None, None)
-        await self.store.close()
+        await self.engine.store.close()
 
     async def submit(self, text: bytes = b"text", **options: object) -> str:
         """Accept a task; returns its id."""

@@ -27,6 +27,11 @@ class Proxy:
         self._freed = asyncio.Event()
         self.holding = asyncio.Event()  # a request is held back
         self.swallowed = 0  # replies that nobody received
+        self.delay_s = 0.0  # how long each reply is held back
+        self._cut_marker = b""
+        self._dying = False
+        self.cut = asyncio.Event()  # a request was delivered, and nobody is connected any more
+        self._server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
@@ -41,16 +46,35 @@ class Proxy:
         """Hold back requests with the marker until another request has been answered."""
         self._held_marker, self._freeing_marker = marker, until_reply_to
 
+    def release(self) -> None:
+        """Let go what is held back."""
+        self._freed.set()
+
+    def cut_at(self, marker: bytes) -> None:
+        """Die with the next request that contains the marker: delivered, and never answered."""
+        self.cut.clear()
+        self._cut_marker = marker
+
+    def refuse(self) -> None:
+        """Drop every connection, and refuse new ones until `accept`."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.close()
+
+    async def accept(self) -> None:
+        """Listen, again at the same port."""
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
     async def serve(self, stack: AsyncExitStack) -> None:
         """Listen until the stack is closed."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        await stack.enter_async_context(server)
-        stack.push_async_callback(self._cut)
-        self._port = server.sockets[0].getsockname()[1]
+        await self.accept()
+        stack.push_async_callback(self._close)
 
-    async def _cut(self) -> None:
-        for writer in self._writers:
-            writer.close()
+    async def _close(self) -> None:
+        self.refuse()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -59,16 +83,25 @@ class Proxy:
             self._tasks.add(task)
         upstream_reader, upstream_writer = await self._dial()
         self._writers |= {writer, upstream_writer}
+        if self._server is None:  # refused while it dialled
+            writer.close()
+            upstream_writer.close()
         doomed, freeing = asyncio.Event(), asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._requests(reader, upstream_writer, doomed, freeing))
                 group.create_task(self._replies(upstream_reader, writer, doomed, freeing))
         finally:
+            self._writers -= {writer, upstream_writer}
             for each in (writer, upstream_writer):
                 each.close()
                 with suppress(ConnectionError):
                     await each.wait_closed()
+
+    def _die(self) -> None:
+        self._cut_marker, self._dying = b"", False
+        self.refuse()
+        self.cut.set()
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._target.scheme == "unix":
@@ -93,6 +126,9 @@ class Proxy:
                 await self._freed.wait()
             if self._freeing_marker and self._freeing_marker in chunk:
                 freeing.set()
+            if self._cut_marker and self._cut_marker in chunk:
+                self._dying = True
+                doomed.set()
             upstream.write(chunk)
             await upstream.drain()
         upstream.close()
@@ -105,9 +141,13 @@ class Proxy:
         freeing: asyncio.Event,
     ) -> None:
         while chunk := await _read(upstream):
-            if doomed.is_set():
+            if doomed.is_set() or self._dying:
                 self.swallowed += 1
+                if doomed.is_set() and self._dying:
+                    self._die()
                 break
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
             writer.write(chunk)
             await writer.drain()
             if freeing.is_set():

@@ -60,7 +60,7 @@ async def _serve(
     with intake.admitted(limit if announced is None else min(announced, limit)):
         fields = _parameters(operation, request)
         body = await intake.read(request, limit) if limit else b""
-        joined = _joined(operation, fields, body)
+        joined = await _joined(operation, fields, body)
         answer = await calls[operation.call](joined, len(body), _trace(request))
     return _response(operation, answer)
 
@@ -100,11 +100,11 @@ def _key(values: list[str]) -> str:
     return values[0]
 
 
-def _joined(operation: Operation, fields: dict[str, Any], body: bytes) -> dict[str, Any]:
+async def _joined(operation: Operation, fields: dict[str, Any], body: bytes) -> dict[str, Any]:
     """Put body and parameters together; what the path or a header says has no second place."""
     if operation.body == "none" or (operation.body == "optional" and not body):
         return fields
-    members = parsed(body)
+    members = await parsed(body)
     if not isinstance(members, dict):
         raise InvalidTask("the body must be an object")
     for field in fields:

@@ -23,6 +23,7 @@ _REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
     "SubmitRequest": ("pipeline", "input"),
     "SubmitBatchRequest": ("requests",),
     "DecideReviewRequest": ("decision", "reviewer"),
+    "UpdateInputRequest": ("input",),
 }
 # What a schema can't tell of the members that a caller sends.
 FIELD_NOTES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -57,6 +58,11 @@ FIELD_NOTES: Final[Mapping[str, Mapping[str, Any]]] = {
         "description": "Required with REVIEW_DECISION_REJECTED; at most 4 KiB."
     },
     "DecideReviewRequest.reviewer": {"description": "Who decides; at most 64 bytes."},
+    "GetTaskRequest.includePayloads": {"description": "Adds payloads to the answer."},
+    "UpdateInputRequest.input": {"description": "Replaces the input; at most 1 MiB."},
+    "UpdateInputRequest.version": {
+        "description": "The task's version that the operator saw; 0 or absent: as it is now."
+    },
     "DecideReviewRequest.version": {
         "description": "The task's version that the reviewer saw; 0 or absent: as it is now."
     },
@@ -129,6 +135,10 @@ _PLAIN: Final[Mapping[str, tuple[str, Mapping[int, str]]]] = {
 }
 
 
+def _request(operation: Operation) -> str:
+    return operation.request or f"{operation.call}Request"
+
+
 def openapi_document(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Build the document.
 
@@ -168,7 +178,7 @@ def _described(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 _IN_THE_PATH: Final = frozenset(
-    f"{operation.call}Request" for operation in OPERATIONS if "{task_id}" in operation.path
+    _request(operation) for operation in OPERATIONS if "{task_id}" in operation.path
 )
 
 
@@ -180,7 +190,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "responses": _responses(operation),
     }
     if operation.body != "none":
-        content = {"application/json": {"schema": _reference(f"{operation.call}Request")}}
+        content = {"application/json": {"schema": _reference(_request(operation))}}
         required = operation.body != "optional"
         described["requestBody"] = {"required": required, "content": content}
     return described

@@ -24,6 +24,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     query: tuple[Parameter, ...] = ()
     body: Literal["none", "optional", "required", "batch"] = "none"
     keyed: bool = False  # takes Idempotency-Key, and answers 201 for what is new
+    request: str = ""  # message that the body is; empty: the call's own
     unwrap: str = ""  # member of the call's answer that is the whole body; empty: all of it
     refusals: tuple[int, ...] = ()  # statuses besides those that any operation may have
 
@@ -124,9 +125,35 @@ OPERATIONS: Final = (
     ),
     Operation(
         method="GET",
+        path="/api/tasks/{task_id}/explain",
+        call="ExplainTask",
+        summary="Say why a task is not running.",
+        refusals=(404,),
+    ),
+    Operation(
+        method="GET",
         path="/api/dead-letters",
         call="ListDeadLetters",
         summary="List failed tasks with their errors, latest first.",
         query=_PAGE,
+    ),
+    Operation(
+        method="POST",
+        path="/api/dead-letters/{task_id}/redrive",
+        call="Redrive",
+        summary="Start a failed task anew at the step that failed.",
+        body="optional",
+        request="GetTaskRequest",
+        unwrap="task",
+        refusals=(404, 409, 413),
+    ),
+    Operation(
+        method="PUT",
+        path="/api/dead-letters/{task_id}/input",
+        call="UpdateInput",
+        summary="Replace the input of a failed task.",
+        body="required",
+        unwrap="task",
+        refusals=(404, 409, 413),
     ),
 )

@@ -8,7 +8,7 @@ while the store is away, recovery would find a lease that nobody holds and relea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -26,10 +26,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Endings:
-    """Records endings, again and again if need be. Their attempts count as held meanwhile."""
+    """Records endings, again and again if need be. Their attempts count as held meanwhile.
 
-    def __init__(self, *, sessions: Sessions, committer: Committer) -> None:
+    Args:
+        reaches: Whether a task can be changed now; the others wait until it can.
+    """
+
+    def __init__(
+        self, *, sessions: Sessions, committer: Committer, reaches: Callable[[str], bool]
+    ) -> None:
         self._committer = committer
+        self._reaches = reaches
         self._attempts = sessions.ending  # by lease token, as all tables here
         self._facts: dict[str, Ending] = {}
         self._in_flight: set[str] = set()
@@ -64,7 +71,11 @@ class Endings:
 
     async def _record(self, tokens: list[str]) -> StoreUnavailable | None:
         """Record each by itself, side by side; returns why any was not."""
-        ready = [token for token in tokens if token not in self._in_flight]
+        ready = [
+            token
+            for token in tokens
+            if token not in self._in_flight and self._reaches(self._attempts[token].task_id)
+        ]
         if not ready:
             return None
         self._in_flight.update(ready)

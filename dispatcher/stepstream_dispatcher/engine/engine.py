@@ -23,7 +23,7 @@ from stepstream_dispatcher.engine.modes import Home
 from stepstream_dispatcher.engine.reception import Reception
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.roster import Roster
-from stepstream_dispatcher.engine.sessions import Sessions
+from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.engine.settling import Settling
 from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
@@ -81,6 +81,7 @@ class Engine:
         self._ending = False
         self.durability: Durability = "VOLATILE"  # until the store was asked
         self.traces = Traces(store=store, sink=spans)
+        self._switch = store if isinstance(store, SwitchStore) else None
         self.committer = Committer(
             store=store,
             catalog=self.catalog,
@@ -93,13 +94,16 @@ class Engine:
         )
         self.fresh = Fresh()
         self.timers = Timers(store=store, committer=self.committer)
-        self.settling = Settling(store=store, sessions=self.sessions, committer=self.committer)
+        self.settling = Settling(
+            store=store, sessions=self.sessions, committer=self.committer, reaches=self._reaches
+        )
         self.leases = Leases(
             store=store,
             sessions=self.sessions,
             committer=self.committer,
             dispatcher_id=options.dispatcher_id,
             silence_limit_s=options.silence_limit_s,
+            reaches=self._reaches,
         )
         self.feeder = Feeder(
             store=store,
@@ -122,10 +126,10 @@ class Engine:
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
             registered=self._roster.save,
+            reaches=self._reaches,
         )
         self.desk = self._make_desk()
         self.recovery = self._make_recovery()
-        self._switch = store if isinstance(store, SwitchStore) else None
         self._janitor = Janitor(store=store, results_max=options.results_max)
 
     def _make_desk(self) -> Desk:
@@ -150,6 +154,7 @@ class Engine:
             dispatcher_id=self.options.dispatcher_id,
             silence_limit_s=self.options.silence_limit_s,
             lanes=lambda: sorted(self.catalog.queues()),
+            reaches=self._reaches,
         )
 
     async def open(self) -> None:
@@ -170,10 +175,10 @@ class Engine:
         self.durability = await self.store.durability()
 
     def home_of(self, task_id: str) -> Home:
-        """Where a task is kept; where a new one would be kept, for an unknown one."""
+        """Where an accepted task is kept; where a new one would be, without an id."""
         if self.options.synchronous:
             return Home("SYNCHRONOUS", self.durability)
-        if self._switch and (self._switch.diverted or task_id in self._switch):
+        if self._switch and (task_id in self._switch if task_id else self._switch.diverted):
             return Home("SYNCHRONOUS_FALLBACK", "LOCAL")
         return Home("PARALLEL", self.durability)
 
@@ -216,9 +221,7 @@ class Engine:
             session.outbox.notify()
         try:
             async with asyncio.timeout(grace_s):
-                while self.feeder.in_hand or any(
-                    one.attempts or one.settling for one in self.sessions
-                ):
+                while self.feeder.in_hand or any(self._is_busy(one) for one in self.sessions):
                     await self.sessions.stirred()
         except TimeoutError:
             held = sum(len(session.attempts) for session in self.sessions)
@@ -227,6 +230,11 @@ class Engine:
             session.outbox.closing = True
             session.outbox.notify()
         await self._roster.save()
+
+    def _is_busy(self, session: Session) -> bool:
+        """Whether something is worth waiting for: a result for a Redis that is down is not."""
+        awaited = any(self._reaches(attempt.task_id) for attempt in session.parked.values())
+        return bool(session.attempts or session.settling or awaited)
 
     async def stats(self) -> Stats:
         """Read the counts.
@@ -255,7 +263,14 @@ class Engine:
         await self._share()
 
     async def _turned(self) -> None:
+        for health in self.health.values():  # what failed, failed with the other store
+            health.start_anew()
+        if self._switch and not self._switch.diverted:
+            self.sessions.let_look_again()
         await self._roster.save_all()
+
+    def _reaches(self, task_id: str) -> bool:
+        return self._switch is None or self._switch.reaches(task_id)
 
     async def _listen(self) -> None:
         """Take in what other dispatchers want of this one."""

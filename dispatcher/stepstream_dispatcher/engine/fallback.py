@@ -62,10 +62,11 @@ class Fallback:
                 if failures >= FAILURES and not self._switch.diverted:
                     await self._divert(error)
             except StoreUnavailable as error:
-                failures = 0
+                failures = 0  # whoever took the connection may carry out what it was sent
                 _log.debug("redis is slow", error=error.message)
             else:
                 failures = 0
+                self._switch.vouch()
                 if self._switch.diverted:
                     await self._rejoin()
             await self._pause(hurry=bool(failures) and not self._switch.diverted)
@@ -100,7 +101,7 @@ class Fallback:
     async def _divert(self, error: StoreUnreachable) -> None:
         self._switch.divert()
         _log.error("redis is down: tasks run synchronously", error=error.message)
-        await self._turned()
+        await self._tell()
 
     async def _rejoin(self) -> None:
         try:
@@ -115,6 +116,11 @@ class Fallback:
             _log.error("redis is not used", error=str(error))
         else:
             _log.info("redis is back", to_import=self._switch.journaled)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        """Say that it turned; the probes go on whatever comes of that."""
+        with contextlib.suppress(StoreUnavailable):
             await self._turned()
 
     async def _pause(self, *, hurry: bool) -> None:

@@ -9,7 +9,7 @@ received and is *released*, uncharged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -35,6 +35,7 @@ class Leases:
     Args:
         dispatcher_id: Owner of the leases.
         silence_limit_s: A worker that was not heard for this long is given up.
+        reaches: Whether a task can be read and changed now.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Leases:
         committer: Committer,
         dispatcher_id: str,
         silence_limit_s: float,
+        reaches: Callable[[str], bool] = lambda _task_id: True,
     ) -> None:
+        self._reaches = reaches
         self._store = store
         self._sessions = sessions
-        self._endings = Endings(sessions=sessions, committer=committer)
+        self._endings = Endings(sessions=sessions, committer=committer, reaches=reaches)
         self._dispatcher_id = dispatcher_id
         self._silence_limit_s = silence_limit_s
 
@@ -100,7 +103,7 @@ class Leases:
 
     def broke(self, session: Session) -> None:
         """A stream is gone; its worker may come back with its attempts."""
-        if session.attempts or session.settling:
+        if session.attempts or session.settling or session.parked:
             session.broken_at = asyncio.get_running_loop().time()
             self._sessions.stir()
         else:
@@ -114,7 +117,10 @@ class Leases:
         await self.forget(session, tokens, "it drains")
 
     async def give_up(self, session: Session, reason: str) -> None:
-        """Settle everything that a session still holds, and forget it."""
+        """Settle everything that a session still holds, and forget it.
+
+        What has ended and is not recorded goes back uncharged, as soon as recovery meets it.
+        """
         self._sessions.remove(session)
         attempts = dict(session.attempts)
         session.attempts.clear()
@@ -185,13 +191,15 @@ class Leases:
             for token, attempt in session.attempts.items()
             if token not in held and 0 < attempt.batch <= batch_received
         ]
+        for token in [
+            token
+            for token, attempt in session.parked.items()
+            if token not in held and 0 < attempt.batch <= batch_received
+        ]:
+            del session.parked[token]  # its worker has forgotten the result: recovery releases it
         if missing:
             await self.forget(session, missing, "the attempt vanished from its heartbeat")
-        return [
-            token
-            for token in held
-            if token not in session.attempts and token not in session.settling
-        ]
+        return [token for token in held if not session.holds(token)]
 
     async def _read_intents(self) -> None:
         while True:
@@ -205,7 +213,7 @@ class Leases:
             (session, token, attempt)
             for session in self._sessions
             for token, attempt in session.attempts.items()
-            if 0 < attempt.leased_at <= before
+            if 0 < attempt.leased_at <= before and self._reaches(attempt.task_id)
         ]
         records = await self._store.records([attempt.task_id for _, _, attempt in held])
         for (session, token, attempt), record in zip(held, records, strict=True):

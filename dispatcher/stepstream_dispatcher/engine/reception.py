@@ -42,6 +42,7 @@ class Reception:
     Args:
         limit_ms_of: Limit of one attempt of a record.
         registered: Called after a session was added, so that the store knows of the worker.
+        reaches: Whether a task can be read now; attempts at one that cannot stay with the worker.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Reception:
         dispatcher_id: str,
         limit_ms_of: Callable[[TaskRecord], int],
         registered: Callable[[], Awaitable[None]],
+        reaches: Callable[[str], bool] = lambda _task_id: True,
     ) -> None:
+        self._reaches = reaches
         self._store = store
         self._sessions = sessions
         self._committer = committer
@@ -149,7 +152,13 @@ class Reception:
 
     def _carry_over(self, session: Session, item: Inventory, older: Session | None) -> bool:
         """Move an attempt from the instance's older session here."""
-        attempt = older.attempts.pop(item.lease_token, None) if older else None
+        token = item.lease_token
+        if older is None:
+            return False
+        if token in older.parked:
+            session.parked[token] = older.parked.pop(token)
+            return True
+        attempt = older.attempts.pop(token, None)
         if attempt is None:
             return False
         attempt.named = True
@@ -160,6 +169,9 @@ class Reception:
     async def _adopt(self, session: Session, item: Inventory) -> bool:
         """Answer for an attempt that another dispatcher, or this one before, handed out."""
         task_id = item.assignment_id.partition("/")[0]
+        if not self._reaches(task_id):
+            session.unseen[item.lease_token] = item.settled
+            return True
         (record,) = await self._store.records([task_id])
         if record is None or record.stage is not Stage.LEASED or record.lease != item.lease_token:
             return False

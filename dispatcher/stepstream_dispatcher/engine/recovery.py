@@ -41,6 +41,7 @@ class Recovery:
         silence_limit_s: A dispatcher that has not beaten for this long is dead. Nobody is taken
             over for as long after the store was away, since then nobody could beat.
         lanes: Names of all lanes.
+        reaches: Whether a task can be read now.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Recovery:
         dispatcher_id: str,
         silence_limit_s: float,
         lanes: Callable[[], Sequence[str]],
+        reaches: Callable[[str], bool] = lambda _task_id: True,
     ) -> None:
+        self._reaches = reaches
         self._store = store
         self._sessions = sessions
         self._committer = committer
@@ -139,7 +142,11 @@ class Recovery:
 
     async def _settle_adopted(self, seen: set[str]) -> None:
         adopted = self._sessions.adopted
-        lost = [token for token in adopted if not self._sessions.holds(token)]
+        lost = [
+            token
+            for token, task_id in adopted.items()
+            if not self._sessions.holds(token) and self._reaches(task_id)
+        ]
         records = await self._store.records([adopted[token] for token in lost]) if lost else []
         proposals: list[Proposal] = []
         for token, record in zip(lost, records, strict=True):
@@ -177,7 +184,7 @@ class Recovery:
         busy = {(entry.task_id, entry.entry_id) for entry in self._feeder.in_hand}
         tables = [self._sessions.ending]
         for session in self._sessions:
-            tables += session.attempts, session.settling
+            tables += session.attempts, session.settling, session.parked
         for table in tables:
             busy.update((attempt.task_id, attempt.record.entry) for attempt in table.values())
         return busy

@@ -146,6 +146,8 @@ class Session:
         self.max_in_flight = hello.max_in_flight
         self.attempts: dict[str, Attempt] = {}  # by lease token
         self.settling: dict[str, Attempt] = {}  # results received, not yet recorded
+        self.parked: dict[str, Attempt] = {}  # ended; the worker keeps the result, and no slot
+        self.unseen: dict[str, bool] = {}  # brought along while their tasks were away: has it ended
         self.outbox = Outbox()
         self.leasing = 0  # rounds of lease commits under way that have attempts for it
         self.draining = False
@@ -165,7 +167,13 @@ class Session:
         """Attempts that it takes now."""
         if self.reserved or self.left:
             return 0
-        return max(0, self.max_in_flight - len(self.attempts))
+        unseen = sum(not has_ended for has_ended in self.unseen.values())
+        return max(0, self.max_in_flight - len(self.attempts) - unseen)
+
+    def holds(self, token: str) -> bool:
+        """Whether its worker answers for a lease."""
+        tables = (self.attempts, self.settling, self.parked, self.unseen)
+        return any(token in table for table in tables)
 
     def offer(self, queues: frozenset[str]) -> Offer:
         """Its offer for a round of assignment."""
@@ -250,9 +258,14 @@ class Sessions:
 
     def holds(self, token: str) -> bool:
         """Whether a lease is held, or being settled, by any session here, or its end recorded."""
-        return token in self.ending or any(
-            token in s.attempts or token in s.settling for s in self._by_id.values()
-        )
+        return token in self.ending or any(session.holds(token) for session in self._by_id.values())
+
+    def let_look_again(self) -> None:
+        """Have workers that brought what nobody could look up dial again, and bring it again."""
+        for session in self._by_id.values():
+            if session.unseen:
+                session.outbox.closing = True
+                session.outbox.notify()
 
     def holder_of_task(self, task_id: str) -> tuple[Session, Attempt] | None:
         """Who holds an attempt of a task here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -42,9 +42,22 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settling:
-    """Records settlements and progress."""
+    """Records settlements and progress.
 
-    def __init__(self, *, store: Store, sessions: Sessions, committer: Committer) -> None:
+    Args:
+        reaches: Whether a task can be changed now; the result of one that cannot stays with its
+            worker, and holds up no other.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        sessions: Sessions,
+        committer: Committer,
+        reaches: Callable[[str], bool] = lambda _task_id: True,
+    ) -> None:
+        self._reaches = reaches
         self._store = store
         self._sessions = sessions
         self._committer = committer
@@ -64,11 +77,17 @@ class Settling:
         Their receipts come to the session's outbox once they are recorded.
         """
         for settlement in settlements:
-            attempt = session.attempts.pop(settlement.lease_token, None)
+            token = settlement.lease_token
+            attempt = session.attempts.pop(token, None) or session.parked.pop(token, None)
             if attempt is not None:
-                session.settling[settlement.lease_token] = attempt
+                session.settling[token] = attempt
+            elif token in session.unseen:
+                session.unseen[token] = True
         self._sessions.stir()  # first, so that the feeder's read is under way when the commit is
-        self._received.put_nowait((session, settlements))
+        near = [one for one in settlements if self._reaches(_task_of(one))]
+        away = [one for one in settlements if not self._reaches(_task_of(one))]
+        for reports in filter(None, (near, away)):
+            self._received.put_nowait((session, reports))
 
     async def _record_and_answer(self, session: Session, settlements: Sequence[Settlement]) -> None:
         receipts: list[ReceiptWord] = []
@@ -81,8 +100,10 @@ class Settling:
         finally:
             if not receipts:
                 receipts = [self._keep(session, settlement) for settlement in settlements]
-            for settlement in settlements:
+            for settlement, receipt in zip(settlements, receipts, strict=True):
                 session.settling.pop(settlement.lease_token, None)
+                if receipt.status != "RETRY_LATER":
+                    session.unseen.pop(settlement.lease_token, None)
             session.outbox.receipts.extend(receipts)
             if not session.leasing:  # else they ride with the batch that is about to go
                 session.outbox.notify()
@@ -158,10 +179,10 @@ class Settling:
         return _receipt(settlement, "INVALID", words)
 
     def _keep(self, session: Session, settlement: Settlement) -> ReceiptWord:
-        """Not durable yet: the attempt is on the table again until the worker resends."""
+        """Not durable yet: the worker keeps the result and resends it."""
         attempt = session.settling.get(settlement.lease_token)
         if attempt is not None:
-            session.attempts[settlement.lease_token] = attempt
+            session.parked[settlement.lease_token] = attempt
         return _receipt(settlement, "RETRY_LATER")
 
     async def progress(self, session: Session, held: Sequence[Held]) -> None:

@@ -45,12 +45,17 @@ class _LoopClock:
 
 @dataclass(slots=True)
 class LoopHealth:
-    """How a supervised loop fares; changed by `supervise` alone."""
+    """How a supervised loop fares."""
 
     failures: int = 0  # since the process began
     in_a_row: int = 0  # since it last recovered
     last_error: str = ""  # of the latest failure, also after it recovered
     outage: bool = False  # the store did not answer when it ran last
+
+    def start_anew(self) -> None:
+        """Forget what was: the store has been exchanged."""
+        self.in_a_row = 0
+        self.outage = False
 
 
 async def supervise(
@@ -78,9 +83,11 @@ async def supervise(
     clock = clock or _LoopClock()
     while True:
         began = clock.time()
+        steady = asyncio.get_running_loop().call_later(_BACKOFF_MAX_S, _recovered, name, state)
         try:
             await run()
         except Exception as error:
+            steady.cancel()
             if ending():
                 raise asyncio.CancelledError from error
             if clock.time() - began > _BACKOFF_MAX_S:
@@ -90,6 +97,8 @@ async def supervise(
         else:
             _recovered(name, state)
             await clock.sleep(0)
+        finally:
+            steady.cancel()
 
 
 def _recovered(name: str, state: LoopHealth) -> None:

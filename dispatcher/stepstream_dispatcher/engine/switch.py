@@ -5,7 +5,9 @@ journal is the truth about it, whatever Redis may say. New tasks go to the journ
 switch is *diverted*, which `fallback.py` decides by its probes, and only if they never reached a
 socket. The journal keeps serving its tasks after Redis is back, until they are at rest and were
 imported. Entries that Redis has for a task of the journal are not handed out; they stay pending,
-and recovery looks at them again once the task has been imported.
+and recovery looks at them again once the task has been imported. An import whose fate is unknown
+may have happened: from then on the task is read from the journal and not changed there, until Redis
+has told; a mark in the journal says so after a crash too.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+import msgspec
+
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.record import Event, Stage, TaskRecord, Transition
 from stepstream_dispatcher.store.port import (
+    JOURNAL_FIELD,
     CommitFailed,
     CommitKind,
     CommitPartly,
@@ -63,12 +68,13 @@ class SwitchStore:
         self._journal_open = False
         self.doubted = asyncio.Event()  # a call could not reach Redis: probe now
         self.rested = asyncio.Event()  # the journal may have tasks to import
-        self._turned = asyncio.Event()  # set while diverted
+        self._told = asyncio.Event()  # the probes know: it is down, or it is not
         self._joined = asyncio.Event()  # set while not
         self._joined.set()
         self._at_rest: dict[str, bool] = {}  # the tasks of the journal
         self._committing: Counter[str] = Counter()  # calls that write a task of the journal
-        self._moving = ""  # the task that is being imported
+        self._departed: set[str] = set()  # tasks that are, or may have been, imported
+        self._waits: set[asyncio.Timeout] = set()  # blocks of readers, which a turn ends
 
     def __contains__(self, task_id: object) -> bool:
         """Whether a task is in the journal."""
@@ -84,20 +90,30 @@ class SwitchStore:
         """Tasks of the journal that are not at rest."""
         return sum(not rests for rests in self._at_rest.values())
 
+    def reaches(self, task_id: str) -> bool:
+        """Whether a task can be read and changed now, as far as is known."""
+        return not self.diverted or task_id in self._at_rest
+
     # --- turning ---------------------------------------------------------------------------------
 
     def divert(self) -> None:
         """New tasks go to the journal from now on."""
         self.diverted = True
         self._joined.clear()
-        self._turned.set()
+        self._told.set()
+        while self._waits:
+            self._waits.pop().reschedule(0)
 
     def rejoin(self) -> None:
         """New tasks go to Redis again, and those of the journal follow."""
         self.diverted = False
-        self._turned.clear()
         self._joined.set()
         self.rested.set()
+
+    def vouch(self) -> None:
+        """Redis has answered a probe; that says nothing about a doubt that is younger."""
+        if not self.doubted.is_set():
+            self._told.set()
 
     def resting(self) -> list[str]:
         """The tasks of the journal that can be imported, oldest first."""
@@ -108,27 +124,38 @@ class SwitchStore:
 
         Raises:
             StoreUnavailable: Redis is away; the task stays in the journal.
+            InternalError: Redis could not take it in; the task stays in the journal.
         """
         if self._committing[task_id] or not self._at_rest.get(task_id):
             return None
-        self._moving = task_id
+        known = task_id in self._departed
+        self._departed.add(task_id)
         try:
-            task = await self._journal.journaled(task_id)
-            tallies = await self._journal.tallies()
-            word = await self._remote.take_in(task, tallies) if task else None
-            del self._at_rest[task_id]
-        finally:
-            self._moving = ""
-        await self._journal.drop(task_id, {} if word is Imported.ALREADY else tallies)
+            word = await self._move(task_id)
+        except StoreUnavailable as error:
+            if isinstance(error, StoreUnreachable) and not known:
+                self._departed.discard(task_id)
+            raise
+        del self._at_rest[task_id]
+        self._departed.discard(task_id)
+        await self._journal.drop(task_id)
         return word
+
+    async def _move(self, task_id: str) -> Imported | None:
+        task = await self._journal.journaled(task_id)
+        if task is None:
+            return None
+        await self._journal.depart(task_id)
+        return await self._remote.take_in(task)
 
     async def _hears_down(self) -> bool:
         """Whether Redis is down; the probes may still be about to find out."""
         if not self.diverted:
+            self._told.clear()
             self.doubted.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(VERDICT_S):
-                    await self._turned.wait()
+                    await self._told.wait()
         return self.diverted
 
     async def _ask(self, ask: Callable[[], Awaitable[T]], instead: Callable[[], Awaitable[T]]) -> T:
@@ -152,6 +179,7 @@ class SwitchStore:
             task = await self._journal.journaled(task_id)
             if task is not None:
                 self._at_rest[task_id] = _rests(task.fields)
+        self._departed.update(await self._journal.departed())
         self.rested.set()
         try:
             await self.open_remote()
@@ -197,7 +225,8 @@ class SwitchStore:
         there = [at for at, one in enumerate(transitions) if one.task_id not in self._at_rest]
         results: list[Result | None] = [None] * len(transitions)
         if here:
-            _fill(results, here, await self._write([transitions[at] for at in here], kind))
+            known = [transitions[at] for at in here]
+            _fill(results, here, await self._write(known, kind, live_max))
         if there:
             try:
                 answers = await self._commit_away([transitions[at] for at in there], kind, live_max)
@@ -223,33 +252,42 @@ class SwitchStore:
                     raise
         if kind == "settle":
             raise StoreUnreachable(_AWAY)
-        return await self._divert(transitions)
+        return await self._divert(transitions, live_max)
 
-    async def _divert(self, transitions: Sequence[Transition]) -> list[Result]:
+    async def _divert(self, transitions: Sequence[Transition], live_max: int) -> list[Result]:
         """Create tasks in the journal, as many as may run at once."""
         results: list[Result | None] = [None] * len(transitions)
-        room = self._running_max - self.running
+        room = max(0, self._running_max - self.running)
         willing = [at for at, one in enumerate(transitions) if not one.durable]
         taken, surplus = willing[:room], willing[room:]
         _fill(results, surplus, [Result(Verdict.FULL)] * len(surplus))
         if taken:
-            _fill(results, taken, await self._write([transitions[at] for at in taken], "submit"))
+            marked = [_marked(transitions[at]) for at in taken]
+            _fill(results, taken, await self._write(marked, "submit", live_max))
         if None in results:
             raise CommitPartly("redis is away, and durability is required", results)
         return _whole(results)
 
     async def _write(
-        self, transitions: Sequence[Transition], kind: CommitKind
-    ) -> Sequence[Result | None]:
+        self, transitions: Sequence[Transition], kind: CommitKind, live_max: int
+    ) -> list[Result | None]:
         """Commit to the journal, except what is being imported."""
+        results: list[Result | None] = [None] * len(transitions)
+        staying = [at for at, one in enumerate(transitions) if one.task_id not in self._departed]
+        if staying:
+            written = [transitions[at] for at in staying]
+            _fill(results, staying, await self._write_all(written, kind, live_max))
+        return results
+
+    async def _write_all(
+        self, transitions: Sequence[Transition], kind: CommitKind, live_max: int
+    ) -> list[Result]:
         task_ids = [one.task_id for one in transitions]
-        if self._moving in task_ids:
-            return [None] * len(transitions)
-        new = [task_id for task_id in task_ids if task_id not in self._at_rest]
+        new = {task_id for task_id in task_ids if task_id not in self._at_rest}
         self._at_rest.update(dict.fromkeys(new, False))  # nobody asks Redis about them now
         self._committing.update(task_ids)
         try:
-            results = await self._journal.commit(transitions, kind=kind)
+            results = await self._journal.commit(transitions, kind=kind, live_max=live_max)
         except StoreUnavailable:
             for task_id in new:
                 del self._at_rest[task_id]
@@ -257,14 +295,15 @@ class SwitchStore:
         finally:
             self._committing -= Counter(task_ids)
         for transition, result in zip(transitions, results, strict=True):
-            self._note(transition, result)
+            if result.verdict is not Verdict.FULL:
+                self._note(transition, result)
+            elif transition.task_id in new:
+                del self._at_rest[transition.task_id]
         return results
 
     def _note(self, transition: Transition, result: Result) -> None:
         task_id = transition.task_id
-        if result.verdict is Verdict.FULL:
-            self._at_rest.pop(task_id, None)
-        elif result.verdict is Verdict.APPLIED and "stage" in transition.fields:
+        if result.verdict is Verdict.APPLIED and "stage" in transition.fields:
             rests = _rests(transition.fields | {"state": transition.event.state})
             self._at_rest[task_id] = rests
             if rests:
@@ -281,16 +320,19 @@ class SwitchStore:
         found: dict[str, T] = {}
         if here:
             found.update(zip(here, await read(self._journal, here), strict=True))
+            there += [task_id for task_id in here if task_id not in self._at_rest]  # left meanwhile
         if there:
             self._refuse_diverted()
             found.update(zip(there, await read(self._remote, there), strict=True))
         return [found[task_id] for task_id in task_ids]
 
-    def _home_of(self, task_id: str) -> Store:
+    async def _read_one(self, task_id: str, read: Callable[[Store], Awaitable[T]]) -> T:
         if task_id in self._at_rest:
-            return self._journal
+            found = await read(self._journal)
+            if task_id in self._at_rest:  # else it may have left before it was read
+                return found
         self._refuse_diverted()
-        return self._remote
+        return await read(self._remote)
 
     def _refuse_diverted(self) -> None:
         if self.diverted:
@@ -320,11 +362,11 @@ class SwitchStore:
 
     async def settled(self, task_id: str, step: str) -> str:
         """See Store.settled."""
-        return await self._home_of(task_id).settled(task_id, step)
+        return await self._read_one(task_id, lambda store: store.settled(task_id, step))
 
     async def history(self, task_id: str, *, after: int) -> list[Event]:
         """See Store.history."""
-        return await self._home_of(task_id).history(task_id, after=after)
+        return await self._read_one(task_id, lambda store: store.history(task_id, after=after))
 
     async def index(self, *, cursor: str, count: int) -> IndexPage:
         """See Store.index. A list of the journal alone would look like all there is."""
@@ -387,23 +429,41 @@ class SwitchStore:
         if self._at_rest:
             return await self._wait_for_both(queues, timeout_s)
         return self._handed_out(
-            await self._ask(lambda: self._remote.wait(queues, timeout_s=timeout_s), _nothing)
+            await self._ask(lambda: self._wait_remotely(queues, timeout_s), _nothing)
         )
+
+    async def _wait_remotely(self, queues: Sequence[str], timeout_s: float) -> list[Entry]:
+        """Wait at Redis, until it is down; one that vanished would hold the reader for seconds."""
+        try:
+            async with asyncio.timeout(None) as turn:
+                self._waits.add(turn)
+                try:
+                    return await self._remote.wait(queues, timeout_s=timeout_s)
+                finally:
+                    self._waits.discard(turn)
+        except TimeoutError:
+            return []
+        except StoreUnavailable:
+            if not await self._hears_down():
+                raise
+            return []
 
     async def _wait_for_both(self, queues: Sequence[str], timeout_s: float) -> list[Entry]:
         found: list[Entry] = []
 
-        async def wait(store: Store, other: Store) -> None:
-            found.extend(self._handed_out(await store.wait(queues, timeout_s=timeout_s)))
-            await other.wake()
+        async def wait_here() -> None:
+            found.extend(await self._journal.wait(queues, timeout_s=timeout_s))
+            await self._remote.wake()
 
-        async def wait_remotely() -> None:
-            await self._ask(lambda: wait(self._remote, self._journal), _idle)
+        async def wait_there() -> None:
+            entries = await self._ask(lambda: self._wait_remotely(queues, timeout_s), _nothing)
+            found.extend(self._handed_out(entries))
+            await self._journal.wake()
 
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(wait(self._journal, self._remote))
-                group.create_task(wait_remotely())
+                group.create_task(wait_here())
+                group.create_task(wait_there())
         except* StoreUnavailable:
             if not found:
                 raise
@@ -420,8 +480,7 @@ class SwitchStore:
     async def wake(self) -> None:
         """See Store.wake."""
         await self._journal.wake()
-        if not self.diverted:
-            await self._remote.wake()
+        await self._ask(self._remote.wake, _idle)
 
     async def pending(self, queue: str, *, consumer: str, after: str, count: int) -> list[Entry]:
         """See Store.pending. The journal's come first."""
@@ -440,14 +499,13 @@ class SwitchStore:
         return page
 
     async def discard(self, queue: str, entry_ids: Sequence[str]) -> None:
-        """See Store.discard."""
+        """See Store.discard. What Redis has stays pending while diverted, for recovery to find."""
         here = [entry_id for entry_id in entry_ids if self._journal.is_own_entry(entry_id)]
         there = [entry_id for entry_id in entry_ids if not self._journal.is_own_entry(entry_id)]
         if here:
             await self._journal.discard(queue, here)
         if there:
-            self._refuse_diverted()
-            await self._remote.discard(queue, there)
+            await self._ask(lambda: self._remote.discard(queue, there), _idle)
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -535,6 +593,12 @@ class SwitchStore:
             return await self._remote.trim(results_max=results_max, limit=limit)
 
         return await self._ask(ask, _zero)
+
+
+def _marked(transition: Transition) -> Transition:
+    """A creation that says that it was made in the journal: an import is known by that."""
+    fields = transition.fields | {JOURNAL_FIELD: transition.op_id}
+    return msgspec.structs.replace(transition, fields=fields)
 
 
 def _rests(fields: Mapping[str, str | int | float]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from stepstream.errors import ERRORS_BY_REASON, InternalError, InvalidTask
 from stepstream.v1 import dispatcher_service_pb2 as dispatcher_api
 from stepstream.v1 import operator_service_pb2 as operator_api
 from stepstream.v1 import task_pb2 as pb
@@ -33,6 +34,8 @@ JsonCall = Callable[[Mapping[str, Any], int, Metadata], Awaitable[dict[str, Any]
 # Above this, JSON is converted in a thread: 1 MiB of small numbers takes a third of a second.
 _INLINE_BYTES_MAX: Final = 65_536
 
+_ID_SHOWN: Final = 64  # characters of an id that a message repeats
+
 # By name of the method: the module of its messages.
 CALLS: Final[Mapping[str, Any]] = {
     "Submit": dispatcher_api,
@@ -41,6 +44,8 @@ CALLS: Final[Mapping[str, Any]] = {
     "ListTasks": dispatcher_api,
     "CancelTask": dispatcher_api,
     "DecideReview": dispatcher_api,
+    "ExplainTask": dispatcher_api,
+    "UpdateInput": operator_api,
 }
 
 
@@ -75,6 +80,8 @@ def json_calls(
     calls["ListDeadLetters"] = partial(
         _call, partial(_dead_letters, dispatcher), operator_api.ListDeadLettersRequest
     )
+    redrive = partial(_redrive, dispatcher, operator)
+    calls["Redrive"] = partial(_call, redrive, dispatcher_api.GetTaskRequest)
     return calls
 
 
@@ -125,6 +132,30 @@ async def _dead_letters(
     return operator_api.ListDeadLettersResponse(
         tasks=page.tasks, next_page_token=page.next_page_token
     )
+
+
+async def _redrive(
+    dispatcher: DispatcherService,
+    operator: Any,
+    request: dispatcher_api.GetTaskRequest,
+    context: Any,
+) -> dispatcher_api.GetTaskResponse:
+    """Redrive one task; its own refusal is the call's, and the answer is the task.
+
+    Args:
+        operator: The OperatorService.
+
+    Raises:
+        StepstreamError: What the result of the task says.
+    """
+    task_id = request.task_id
+    answer = await operator.Redrive(operator_api.RedriveRequest(task_ids=[task_id]), context)
+    (result,) = answer.results
+    if not result.redriven:
+        refusal = ERRORS_BY_REASON.get(result.reason, InternalError)
+        field = "task_id" if refusal is InvalidTask else ""
+        raise refusal(f"task {task_id[:_ID_SHOWN]!r} was not started anew", field=field)
+    return await dispatcher.GetTask(request, context)
 
 
 async def _history(

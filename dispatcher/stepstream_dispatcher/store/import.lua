@@ -17,7 +17,7 @@
 local call = redis.call
 local group, channel, task_id, expected, entry, left, entered, sets = unpack(ARGV, 1, 8)
 local since, due, expires, created, live, retries, published = unpack(ARGV, 9, 15)
-local EVENTS_MAX, CHUNK = 1000, 1000
+local EVENTS_MAX, CHUNK, WORKER_KEPT_S = 1000, 1000, 600
 
 local version = call('HGET', KEYS[5], 'version') or ''
 if version ~= expected then return 0 end
@@ -54,7 +54,9 @@ if expires ~= '' then
   call('ZADD', KEYS[4], expires, entered .. ' ' .. task_id)
 end
 for worker = 11, #KEYS do
-  call('HINCRBY', KEYS[worker], ARGV[at], ARGV[at + 1])
+  if call('HINCRBY', KEYS[worker], ARGV[at], ARGV[at + 1]) == tonumber(ARGV[at + 1]) then
+    call('EXPIRE', KEYS[worker], WORKER_KEPT_S)
+  end
   at = at + 2
 end
 call('PUBLISH', channel, published)

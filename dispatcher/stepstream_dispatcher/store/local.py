@@ -361,14 +361,17 @@ class LocalStore:
         """See Journal.journaled."""
         return await self._database.run(partial(journal.task, task_id=task_id))
 
-    async def tallies(self) -> dict[tuple[str, str], int]:
-        """See Journal.tallies."""
-        return await self._database.run(journal.tallies)
+    async def depart(self, task_id: str) -> None:
+        """See Journal.depart."""
+        await self._database.run(partial(journal.depart, task_id=task_id))
 
-    async def drop(self, task_id: str, counted: Mapping[tuple[str, str], int]) -> None:
+    async def departed(self) -> list[str]:
+        """See Journal.departed."""
+        return await self._database.run(journal.departed)
+
+    async def drop(self, task_id: str) -> None:
         """See Journal.drop."""
-        work = partial(journal.drop, task_id=task_id, counted=counted)
-        await self._database.run(work)
+        await self._database.run(partial(journal.drop, task_id=task_id))
 
     def is_own_entry(self, entry_id: str) -> bool:
         """See Journal.is_own_entry."""
@@ -408,7 +411,7 @@ def _trim(connection: sqlite3.Connection, *, now_ms: int, results_max: int, limi
     )
     surplus = min(limit, max(expired, ended - results_max))
     gone = connection.execute(query, (surplus,)).fetchall()
-    for table in ("tasks", "data", "history"):
+    for table in ("tasks", "data", "history", "task_tallies"):
         statement = f"DELETE FROM {table} WHERE task_id = ?"  # noqa: S608 - a name of ours
         connection.executemany(statement, gone)
     return len(gone)

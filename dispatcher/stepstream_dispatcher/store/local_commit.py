@@ -136,7 +136,7 @@ def _record(transition: Transition, fields: dict[str, str]) -> TaskRecord:
 
 def _create(connection: sqlite3.Connection, transition: Transition) -> None:
     task_id, at_ms = transition.task_id, transition.event.at_ms
-    for table in ("tasks", "data", "history"):  # of an earlier life that has expired
+    for table in ("tasks", "data", "history", "task_tallies"):  # of an earlier life, expired
         connection.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))  # noqa: S608 - ours
     connection.execute(
         "INSERT INTO tasks (task_id, fields, state, since_ms, created_ms) "
@@ -219,6 +219,11 @@ def _count(connection: sqlite3.Connection, transition: Transition, *, minute: in
             "INSERT INTO tallies (name, tally, value) VALUES (?, ?, 1) "
             "ON CONFLICT DO UPDATE SET value = value + 1",
             transition.tally,
+        )
+        connection.execute(
+            "INSERT INTO task_tallies (task_id, name, tally, value) VALUES (?, ?, ?, 1) "
+            "ON CONFLICT DO UPDATE SET value = value + 1",
+            (transition.task_id, *transition.tally),
         )
         connection.execute(
             "INSERT INTO minutes (minute, amount) VALUES (?, 1) "

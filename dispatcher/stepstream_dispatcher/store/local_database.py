@@ -54,6 +54,10 @@ CREATE TABLE IF NOT EXISTS minutes (
   minute INTEGER PRIMARY KEY, amount INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS tallies (
   name TEXT, tally TEXT, value INTEGER NOT NULL, PRIMARY KEY (name, tally)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS task_tallies (
+  task_id TEXT, name TEXT, tally TEXT, value INTEGER NOT NULL,
+  PRIMARY KEY (task_id, name, tally)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS departed (task_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
 
 from stepstream_dispatcher.store.codec import decode_event
 from stepstream_dispatcher.store.port import Journaled
 
-__all__ = ["drop", "tallies", "task", "task_ids"]
+__all__ = ["depart", "departed", "drop", "task", "task_ids"]
 
 
 def task_ids(connection: sqlite3.Connection) -> list[str]:
@@ -26,6 +25,8 @@ def task(connection: sqlite3.Connection, task_id: str) -> Journaled | None:
         return None
     query = "SELECT event FROM history WHERE task_id = ? ORDER BY sequence"
     events = [decode_event(packed) for (packed,) in connection.execute(query, (task_id,))]
+    query = "SELECT name, tally, value FROM task_tallies WHERE task_id = ?"
+    tallies = {(name, tally): n for name, tally, n in connection.execute(query, (task_id,))}
     query = "SELECT name, value FROM data WHERE task_id = ?"
     return Journaled(
         task_id=task_id,
@@ -35,29 +36,30 @@ def task(connection: sqlite3.Connection, task_id: str) -> Journaled | None:
         since_ms=row[1],
         due_ms=row[2],
         expires_ms=row[3],
+        tallies=tallies,
     )
 
 
-def tallies(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
-    """Read the counters of workers, by (worker, counter)."""
-    query = "SELECT name, tally, value FROM tallies WHERE value > 0"
-    return {(name, tally): value for name, tally, value in connection.execute(query)}
+def depart(connection: sqlite3.Connection, task_id: str) -> None:
+    """Mark a task that may be elsewhere from now on."""
+    connection.execute("REPLACE INTO departed (task_id) VALUES (?)", (task_id,))
 
 
-def drop(
-    connection: sqlite3.Connection, task_id: str, counted: Mapping[tuple[str, str], int]
-) -> None:
-    """Forget a task that Redis has, and the counts that went along with it."""
-    row = connection.execute(
-        "SELECT expires_ms IS NULL FROM tasks WHERE task_id = ?", (task_id,)
-    ).fetchone()
+def departed(connection: sqlite3.Connection) -> list[str]:
+    """List the tasks that are marked."""
+    return [task_id for (task_id,) in connection.execute("SELECT task_id FROM departed")]
+
+
+def drop(connection: sqlite3.Connection, task_id: str) -> None:
+    """Forget a task that Redis has, and what it has counted."""
+    query = "SELECT expires_ms IS NULL FROM tasks WHERE task_id = ?"
+    row = connection.execute(query, (task_id,)).fetchone()
     if row is None:
         return
-    for table in ("tasks", "data", "history", "entries"):
+    connection.execute("UPDATE counts SET value = value - ? WHERE name = 'live'", (row[0],))
+    query = "SELECT value, name, tally FROM task_tallies WHERE task_id = ?"
+    statement = "UPDATE tallies SET value = value - ? WHERE name = ? AND tally = ?"
+    connection.executemany(statement, connection.execute(query, (task_id,)).fetchall())
+    for table in ("tasks", "data", "history", "entries", "task_tallies", "departed"):
         statement = f"DELETE FROM {table} WHERE task_id = ?"  # noqa: S608 - a name of ours
         connection.execute(statement, (task_id,))
-    connection.execute("UPDATE counts SET value = value - ? WHERE name = 'live'", (row[0],))
-    connection.executemany(
-        "UPDATE tallies SET value = value - ? WHERE name = ? AND tally = ?",
-        [(amount, worker, tally) for (worker, tally), amount in counted.items()],
-    )

@@ -15,6 +15,7 @@ from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
 
 __all__ = [
+    "JOURNAL_FIELD",
     "MINUTE_MS",
     "CommitFailed",
     "CommitKind",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 MINUTE_MS: Final = 60_000
+JOURNAL_FIELD: Final = "journal"  # of a record: the operation that created it in a journal
 
 CommitKind: TypeAlias = Literal["submit", "settle"]
 Durability: TypeAlias = Literal["AOF_1S", "AOF_SYNC", "LOCAL", "VOLATILE"]
@@ -111,6 +113,7 @@ class Journaled(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int  # when it entered its state
     due_ms: int | None  # of a scheduled task
     expires_ms: int | None  # of an ended task
+    tallies: dict[tuple[str, str], int] = {}  # attempts to count, by (worker, counter)
 
 
 class StoreRefused(ValueError):
@@ -324,17 +327,22 @@ class Store(Protocol):
 class ImportingStore(Store, Protocol):
     """A store that takes in what a journal has kept while it was away."""
 
-    async def take_in(self, task: Journaled, tallies: Mapping[tuple[str, str], int]) -> Imported:
+    async def take_in(self, task: Journaled) -> Imported:
         """Record a task of the journal, once.
 
-        No record: it is created. A live one of which no step is settled: it gives way, and its
-        lease is void. Else the journal's is dropped: another result is recorded.
+        No record: it is created. A live one with the same input, of which no step is settled: it
+        gives way, and its lease is void. Else the journal's is dropped: another task or result is
+        recorded.
 
         Args:
             task: At rest: ended, waiting for a person, or scheduled.
-            tallies: What to add to the counters of workers, by (worker, counter).
 
-        Idempotence: a task that was taken in before is told by its operation ids.
+        Idempotence: a task that was taken in before is told by its JOURNAL_FIELD.
+
+        Raises:
+            StoreUnreachable: It was not taken in by this call.
+            StoreUnavailable: Nobody knows whether it was taken in; try again.
+            InternalError: The store could not do it.
         """
 
 
@@ -347,11 +355,14 @@ class Journal(Store, Protocol):
     async def journaled(self, task_id: str) -> Journaled | None:
         """Read all that is kept of a task; None if there is none."""
 
-    async def tallies(self) -> dict[tuple[str, str], int]:
-        """Read the counters of workers, by (worker, counter)."""
+    async def depart(self, task_id: str) -> None:
+        """Mark a task that is about to be taken elsewhere: it may be there from now on."""
 
-    async def drop(self, task_id: str, counted: Mapping[tuple[str, str], int]) -> None:
-        """Forget a task that was taken elsewhere, and the counts that went along with it."""
+    async def departed(self) -> list[str]:
+        """List the tasks that are marked so."""
+
+    async def drop(self, task_id: str) -> None:
+        """Forget a task that was taken elsewhere, and what it has counted."""
 
     def is_own_entry(self, entry_id: str) -> bool:
         """Whether an entry id was given out here."""

@@ -289,9 +289,9 @@ class RedisStore:
 
     # --- housekeeping ----------------------------------------------------------------------------
 
-    async def take_in(self, task: Journaled, tallies: Mapping[tuple[str, str], int]) -> Imported:
+    async def take_in(self, task: Journaled) -> Imported:
         """See ImportingStore.take_in."""
-        return await self._imports.take_in(task, tallies)
+        return await self._imports.take_in(task)
 
     async def trim(self, *, results_max: int, limit: int) -> int:
         """See Store.trim."""

@@ -9,10 +9,10 @@ import msgspec
 from redis import exceptions as redis_errors
 
 from stepstream.errors import InternalError, StoreUnavailable
-from stepstream_dispatcher.core.record import Event, EventType
+from stepstream_dispatcher.core.record import Event, EventType, Stage
 from stepstream_dispatcher.store.codec import WAITING_STATES, encode_event, encode_published
 from stepstream_dispatcher.store.keys import GROUP, Keys
-from stepstream_dispatcher.store.port import Imported, Journaled
+from stepstream_dispatcher.store.port import JOURNAL_FIELD, Imported, Journaled, StoreUnreachable
 from stepstream_dispatcher.store.redis_link import Link
 from stepstream_dispatcher.store.redis_scripts import IMPORT
 
@@ -36,29 +36,22 @@ class RedisImport:
         self._keys = keys
         self._dispatcher_id = dispatcher_id
 
-    async def take_in(self, task: Journaled, tallies: Mapping[tuple[str, str], int]) -> Imported:
-        """Record a task of the journal.
+    async def take_in(self, task: Journaled) -> Imported:
+        """See ImportingStore.take_in."""
+        present = await self._fields(task.task_id)
+        try:
+            return await self._decided(task, present)
+        except StoreUnreachable as error:  # this time; an earlier try may have got there
+            raise StoreUnavailable(error.message) from error
 
-        No record: it is created. A live one of which no step is settled: it gives way, its lease is
-        void. Else the journal's is dropped: another result is recorded.
-
-        Args:
-            task: At rest: ended, waiting for a person, or scheduled.
-            tallies: What to add to the counters of workers, by (worker, counter).
-
-        Idempotence: a task that was taken in before is told by its operation ids.
-
-        Raises:
-            StoreUnavailable: Nobody knows whether it was taken in; try again.
-            InternalError: Redis could not do it.
-        """
+    async def _decided(self, task: Journaled, present: Mapping[str, str]) -> Imported:
         for _ in range(TRIES):
-            present = await self._fields(task.task_id)
             word = _decide(task, present)
             if word not in (Imported.CREATED, Imported.SUPERSEDED):
                 return word
-            if await self._run(task, present, tallies):
+            if await self._run(task, present):
                 return word
+            present = await self._fields(task.task_id)
         raise StoreUnavailable(f"task {task.task_id} changes too fast to be imported")
 
     async def _fields(self, task_id: str) -> dict[str, str]:
@@ -66,23 +59,15 @@ class RedisImport:
         texts = [text.decode(errors="replace") for text in flat]
         return dict(zip(texts[::2], texts[1::2], strict=True))
 
-    async def _run(
-        self,
-        task: Journaled,
-        present: Mapping[str, str],
-        tallies: Mapping[tuple[str, str], int],
-    ) -> bool:
-        keys, arguments = self._packed(task, present, tallies)
+    async def _run(self, task: Journaled, present: Mapping[str, str]) -> bool:
+        keys, arguments = self._packed(task, present)
         try:
             return bool(await IMPORT.run(self._link, keys, arguments))
         except redis_errors.ResponseError as error:
             raise InternalError(f"redis could not import it: {error}") from error
 
     def _packed(
-        self,
-        task: Journaled,
-        present: Mapping[str, str],
-        tallies: Mapping[tuple[str, str], int],
+        self, task: Journaled, present: Mapping[str, str]
     ) -> tuple[list[str], list[str | bytes]]:
         """Build KEYS and ARGV; import.lua's header is the contract."""
         keys, task_id = self._keys, task.task_id
@@ -92,7 +77,7 @@ class RedisImport:
         names = [keys.count, keys.index, keys.delayed, keys.ended]
         names += [keys.record(task_id), keys.data(task_id), keys.history(task_id)]
         names += [keys.stream(present.get("queue", "")), keys.state(left), keys.state(entered)]
-        names += [keys.worker(worker) for worker, _ in tallies]
+        names += [keys.worker(worker) for worker, _ in task.tallies]
         fields = task.fields | {"version": str(max(version, int(task.fields["version"])))}
         retries = sum(event.type is EventType.RETRYING for event in events)
         lived, lives = bool(present), task.expires_ms is None
@@ -116,32 +101,37 @@ class RedisImport:
         arguments += _counted([part for pair in fields.items() for part in pair])
         arguments += _counted([part for pair in task.data.items() for part in pair])
         arguments += _counted([encode_event(event) for event in events])
-        arguments += [text for (_, name), n in tallies.items() for text in (name, str(n))]
+        arguments += [text for (_, name), n in task.tallies.items() for text in (name, str(n))]
         return names, arguments
 
 
 def renumbered(history: Sequence[Event], offset: int) -> list[Event]:
-    """The journal's events as they follow those that Redis has; its creation is known there."""
+    """The journal's events as they follow those that Redis has.
+
+    Its creation is known there; but where nothing else happened it is told again, since a task that
+    gives way must reach another version.
+    """
     if not offset:
         return list(history)
     return [
         msgspec.structs.replace(event, sequence=offset + number)
-        for number, event in enumerate(history[1:], start=1)
+        for number, event in enumerate(history[1:] or history, start=1)
     ]
 
 
 def _decide(task: Journaled, present: Mapping[str, str]) -> Imported:
     if not present:
         return Imported.CREATED
-    if present.get("ops") == task.fields.get("ops") and _settled(present) == _settled(task.fields):
+    if present.get(JOURNAL_FIELD) == task.fields[JOURNAL_FIELD]:
         return Imported.ALREADY
-    if present.get("stage") == "ended" or _settled(present):
+    another = present.get("input_hash") != task.fields.get("input_hash")
+    if another or present.get("stage") == Stage.ENDED or _is_settled(present):
         return Imported.DROPPED
     return Imported.SUPERSEDED
 
 
-def _settled(fields: Mapping[str, str]) -> dict[str, str]:
-    return {name: token for name, token in fields.items() if name.startswith(SETTLED)}
+def _is_settled(fields: Mapping[str, str]) -> bool:
+    return any(name.startswith(SETTLED) for name in fields)
 
 
 def _text(value: int | None) -> str:

@@ -176,4 +176,4 @@ async def exchange_and_leave(port: int) -> None:
 
 async def test_a_key_is_found_twice_at_any_depth():
     with pytest.raises(HTTPException, match="'b' stands twice"):
-        parsed(b'{"a": [{"b": 1, "b": null}]}')
+        await parsed(b'{"a": [{"b": 1, "b": null}]}')

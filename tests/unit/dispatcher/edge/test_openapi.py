@@ -87,7 +87,7 @@ def references(value: object) -> set[str]:
 
 def test_every_parameter_of_a_query_is_a_field_of_the_request():
     for operation in OPERATIONS:
-        name = f"stepstream.v1.{operation.call}Request"
+        name = f"stepstream.v1.{operation.request or operation.call + 'Request'}"
         if operation.call == "GetHistory":  # no message has it
             continue
         fields = Default().FindMessageTypeByName(name).fields_by_name

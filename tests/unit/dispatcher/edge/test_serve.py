@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -79,6 +80,15 @@ async def test_stop_before_the_start_is_not_lost():
 
     async with asyncio.timeout(10):
         await serve_http(build_app(empty_stats, is_ready), open_listener("127.0.0.1:0"), stop)
+
+
+async def test_answers_do_not_wait_for_more_to_send():
+    with (
+        open_listener("127.0.0.1:0") as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_address_in_use_is_a_clear_error():

@@ -101,17 +101,19 @@ async def test_result_that_could_not_be_taken_as_it_is_says_why(dispatcher: Disp
 
 
 @settling
-async def test_result_that_is_not_durable_is_kept_by_the_worker_and_on_the_table(
+async def test_result_that_is_not_durable_is_kept_by_the_worker_and_takes_no_slot(
     dispatcher: Dispatcher,
 ):
     session, handout = await running(dispatcher)
     dispatcher.store.troubles.append("unreachable")
 
     assert await dispatcher.report(session, handout, completed(handout)) == "RETRY_LATER"
-    assert session.attempts.keys() == {handout.attempt.record.lease}
-    assert session.settling == {}
+    assert session.parked.keys() == {handout.attempt.record.lease}
+    assert session.attempts == session.settling == {}
+    assert session.free == 1
 
     assert await dispatcher.report(session, handout, completed(handout)) == "ACCEPTED"
+    assert session.parked == {}
 
 
 @settling
@@ -147,7 +149,7 @@ async def test_result_that_the_store_cannot_carry_out_stops_no_other(dispatcher:
     dispatcher.engine.settling.receive(session, [settlement(good, completed(good))])
     await pass_time(0.01)
     assert await dispatcher.report(session, bad, completed(bad)) == "RETRY_LATER"
-    assert session.attempts.keys() == {bad.attempt.record.lease}
+    assert session.parked.keys() == {bad.attempt.record.lease}
     go_on.set()
     (receipt,) = await dispatcher.receipts(session)
     assert receipt.status == "ACCEPTED"

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
+from tests.support.virtual_time import in_virtual_time, pass_time
 
 
 class ManualClock:
@@ -156,3 +157,26 @@ async def test_cancelled_loop_that_ends_with_an_error_is_not_run_again():
 
     assert loop.cancelled()
     assert runs == 1
+
+
+@in_virtual_time
+async def test_loop_that_runs_on_after_an_outage_has_recovered():
+    """Its pass never ends, so that nothing else would ever say so."""
+    health = LoopHealth()
+    failures = [StoreUnavailable("no answer")]
+
+    async def run() -> None:
+        if failures:
+            raise failures.pop()
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(supervise("feeder", run, health=health))
+        await pass_time(1)
+        soon = health.outage
+        await pass_time(5)
+        later = health.outage
+        loop.cancel()
+
+    assert (soon, later) == (True, False)
+    assert health.in_a_row == 0

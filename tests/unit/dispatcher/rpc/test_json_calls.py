@@ -5,8 +5,16 @@ from typing import Any
 
 import pytest
 
-from stepstream.errors import InvalidTask
+from stepstream.errors import (
+    InternalError,
+    InvalidTask,
+    StepstreamError,
+    TaskContended,
+    TaskNotFound,
+)
 from stepstream.v1 import dispatcher_service_pb2 as api
+from stepstream.v1 import operator_service_pb2 as operator_api
+from stepstream.v1 import task_pb2 as pb
 from stepstream_dispatcher.rpc.dispatcher_service import DispatcherService
 from stepstream_dispatcher.rpc.json_calls import CALLS, json_calls, json_schemas
 from stepstream_dispatcher.rpc.operator_service import OperatorService
@@ -25,13 +33,26 @@ class Recording(DispatcherService):
         return api.SubmitResponse(task_id="a")
 
 
+class Operator(OperatorService):
+    """Answers a redrive with a reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.asked: list[str] = []
+
+    async def Redrive(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.asked += request.task_ids
+        result = operator_api.RedriveResult(redriven=not self.reason, reason=self.reason)
+        return operator_api.RedriveResponse(results=[result])
+
+
 @pytest.fixture
 async def service() -> Recording:
     return Recording(Dispatcher(database()).engine)
 
 
 def call(service: Recording, name: str, body: Any, size: int = 0) -> Any:
-    calls = json_calls(service, OperatorService(), service._engine.desk)
+    calls = json_calls(service, Operator(""), service._engine.desk)
     return calls[name](body, size, [("traceparent", "00-x")])
 
 
@@ -64,6 +85,29 @@ async def test_the_loop_goes_on_while_a_large_request_is_read(service: Recording
             turns += 1
 
     assert turns > 3
+
+
+async def test_a_task_that_is_redriven_is_the_answer():
+    async with Dispatcher(database(), "committer") as dispatcher:
+        task_id = await dispatcher.submit(pb.Payload(text="a").SerializeToString())
+        operator = Operator("")
+        desk = dispatcher.engine.desk
+        calls = json_calls(DispatcherService(dispatcher.engine), operator, desk)
+
+        answer = await calls["Redrive"]({"task_id": task_id, "includePayloads": True}, 0, [])
+
+    assert operator.asked == [task_id]
+    assert (answer["task"]["taskId"], answer["task"]["input"]) == (task_id, {"text": "a"})
+
+
+@pytest.mark.parametrize("error", [TaskNotFound, TaskContended, InvalidTask, InternalError])
+async def test_a_task_that_is_not_redriven_is_refused_with_its_reason(
+    service: Recording, error: type[StepstreamError]
+):
+    calls = json_calls(service, Operator(error.reason), service._engine.desk)
+
+    with pytest.raises(error):
+        await calls["Redrive"]({"task_id": "0" * 32}, 0, [])
 
 
 def test_every_call_has_schemas_of_its_request_and_its_answer():
