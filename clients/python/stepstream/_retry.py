@@ -6,6 +6,7 @@ final, except those that say by themselves that a later call will do.
 
 import random
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from stepstream._calls import Call
@@ -107,6 +108,11 @@ class Limits:
         return Retry(now_mono=now_mono, timeout_s=timeout_s, patience_s=patience_s)
 
     def of_watch(self, now_mono: float, *, resumed: bool) -> Retry:
-        """The attempts to open a watch, or to go on with one."""
-        patience_s = None if resumed else self.retry_s
-        return Retry(now_mono=now_mono, timeout_s=self.timeout_s, patience_s=patience_s)
+        """The attempts to open a watch, or to go on with one.
+
+        Only failures in a row are limited: a watch may have been silent for hours when it breaks.
+        """
+        patience_s = self.timeout_s
+        if self.retry_s is not None and not resumed:
+            patience_s = min(self.retry_s, self.timeout_s)
+        return Retry(now_mono=now_mono, timeout_s=inf, patience_s=patience_s)

@@ -260,13 +260,13 @@ class AsyncClient:
             if broken is not None and not await self._pauses(retry, broken, address):
                 raise broken
 
-    async def explain(self, task_id: str) -> Explanation:
+    async def explain(self, task_id: str, *, call_timeout_s: float | None = None) -> Explanation:
         """Says why a task is not running, until when, and what to do.
 
         Raises:
             TaskNotFound: there is no such task, or it has expired.
         """
-        return await self._run(_calls.explain(task_id))
+        return await self._run(_calls.explain(task_id), call_timeout_s)
 
     async def watch_tasks(
         self,

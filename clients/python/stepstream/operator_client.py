@@ -15,15 +15,17 @@ T = TypeVar("T")
 
 
 class _Run(Protocol):
-    def __call__(self, call: Call[T], /) -> T: ...
+    def __call__(self, call: Call[T], call_timeout_s: float | None = None, /) -> T: ...
 
 
 class _AsyncRun(Protocol):
-    def __call__(self, call: Call[T], /) -> Awaitable[T]: ...
+    def __call__(self, call: Call[T], call_timeout_s: float | None = None, /) -> Awaitable[T]: ...
 
 
 class Operator:
     """Workers, queues, dead letters and pipelines; every call is idempotent.
+
+    `call_timeout_s` limits one call, retries included; None: the client's.
 
     Args:
         run: Carries a call out, with the retries of the client.
@@ -32,47 +34,60 @@ class Operator:
     def __init__(self, run: _Run) -> None:
         self._run = run
 
-    def list_workers(self) -> list[WorkerInfo]:
+    def list_workers(self, *, call_timeout_s: float | None = None) -> list[WorkerInfo]:
         """Lists the workers by name; one that has gone stays for 10 minutes."""
-        return self._run(_calls.list_workers())
+        return self._run(_calls.list_workers(), call_timeout_s)
 
-    def drain_worker(self, name: str) -> None:
+    def drain_worker(self, name: str, *, call_timeout_s: float | None = None) -> None:
         """Tells a worker to finish what it runs and to leave; returns before it has.
 
         Raises:
             WorkerNotFound: no worker had that name in the last 10 minutes.
         """
-        self._run(_calls.drain_worker(name))
+        self._run(_calls.drain_worker(name), call_timeout_s)
 
-    def pause_queue(self, queue: str) -> None:
+    def pause_queue(self, queue: str, *, call_timeout_s: float | None = None) -> None:
         """Stops handing out from a queue, at all dispatchers; what runs goes on.
 
         Raises:
             QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
-        self._run(_calls.pause_queue(queue))
+        self._run(_calls.pause_queue(queue), call_timeout_s)
 
-    def resume_queue(self, queue: str) -> None:
+    def resume_queue(self, queue: str, *, call_timeout_s: float | None = None) -> None:
         """Hands out from a queue again.
 
         Raises:
             QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
-        self._run(_calls.resume_queue(queue))
+        self._run(_calls.resume_queue(queue), call_timeout_s)
 
-    def list_dead_letters(self, *, page_size: int = 100, page_token: str = "") -> TaskPage:
+    def list_dead_letters(
+        self, *, page_size: int = 100, page_token: str = "", call_timeout_s: float | None = None
+    ) -> TaskPage:
         """Lists failed tasks with their errors, latest first, 1 to 1,000 a page."""
-        return self._run(_calls.list_dead_letters(page_size=page_size, page_token=page_token))
+        return self._run(
+            _calls.list_dead_letters(page_size=page_size, page_token=page_token), call_timeout_s
+        )
 
-    def redrive(self, task_ids: Sequence[str]) -> list[RedriveResult]:
+    def redrive(
+        self, task_ids: Sequence[str], *, call_timeout_s: float | None = None
+    ) -> list[RedriveResult]:
         """Starts up to 1,000 failed tasks anew at the step that failed; one result each, in order.
 
         Raises:
             InvalidTask: the list is empty or too long.
         """
-        return self._run(_calls.redrive(task_ids))
+        return self._run(_calls.redrive(task_ids), call_timeout_s)
 
-    def update_input(self, task_id: str, input: Value, *, version: int = 0) -> Task:  # noqa: A002
+    def update_input(
+        self,
+        task_id: str,
+        input: Value,  # noqa: A002 - the word of the protocol
+        *,
+        version: int = 0,
+        call_timeout_s: float | None = None,
+    ) -> Task:
         """Replaces the input of a failed task, before it is redriven.
 
         Args:
@@ -84,15 +99,17 @@ class Operator:
             TaskNotFound: there is no such task, or it has expired.
             TaskNotFailed: it has not failed, or changed since that version.
         """
-        return self._run(_calls.update_input(task_id, input, version=version))
+        return self._run(_calls.update_input(task_id, input, version=version), call_timeout_s)
 
-    def list_pipelines(self) -> list[Pipeline]:
+    def list_pipelines(self, *, call_timeout_s: float | None = None) -> list[Pipeline]:
         """Lists the pipelines that the dispatcher has loaded, by name."""
-        return self._run(_calls.list_pipelines())
+        return self._run(_calls.list_pipelines(), call_timeout_s)
 
 
 class AsyncOperator:
     """Workers, queues, dead letters and pipelines; every call is idempotent.
+
+    `call_timeout_s` limits one call, retries included; None: the client's.
 
     Args:
         run: Carries a call out, with the retries of the client.
@@ -101,47 +118,60 @@ class AsyncOperator:
     def __init__(self, run: _AsyncRun) -> None:
         self._run = run
 
-    async def list_workers(self) -> list[WorkerInfo]:
+    async def list_workers(self, *, call_timeout_s: float | None = None) -> list[WorkerInfo]:
         """Lists the workers by name; one that has gone stays for 10 minutes."""
-        return await self._run(_calls.list_workers())
+        return await self._run(_calls.list_workers(), call_timeout_s)
 
-    async def drain_worker(self, name: str) -> None:
+    async def drain_worker(self, name: str, *, call_timeout_s: float | None = None) -> None:
         """Tells a worker to finish what it runs and to leave; returns before it has.
 
         Raises:
             WorkerNotFound: no worker had that name in the last 10 minutes.
         """
-        await self._run(_calls.drain_worker(name))
+        await self._run(_calls.drain_worker(name), call_timeout_s)
 
-    async def pause_queue(self, queue: str) -> None:
+    async def pause_queue(self, queue: str, *, call_timeout_s: float | None = None) -> None:
         """Stops handing out from a queue, at all dispatchers; what runs goes on.
 
         Raises:
             QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
-        await self._run(_calls.pause_queue(queue))
+        await self._run(_calls.pause_queue(queue), call_timeout_s)
 
-    async def resume_queue(self, queue: str) -> None:
+    async def resume_queue(self, queue: str, *, call_timeout_s: float | None = None) -> None:
         """Hands out from a queue again.
 
         Raises:
             QueueNotFound: no pipeline has that queue, and no connected worker serves it.
         """
-        await self._run(_calls.resume_queue(queue))
+        await self._run(_calls.resume_queue(queue), call_timeout_s)
 
-    async def list_dead_letters(self, *, page_size: int = 100, page_token: str = "") -> TaskPage:
+    async def list_dead_letters(
+        self, *, page_size: int = 100, page_token: str = "", call_timeout_s: float | None = None
+    ) -> TaskPage:
         """Lists failed tasks with their errors, latest first, 1 to 1,000 a page."""
-        return await self._run(_calls.list_dead_letters(page_size=page_size, page_token=page_token))
+        return await self._run(
+            _calls.list_dead_letters(page_size=page_size, page_token=page_token), call_timeout_s
+        )
 
-    async def redrive(self, task_ids: Sequence[str]) -> list[RedriveResult]:
+    async def redrive(
+        self, task_ids: Sequence[str], *, call_timeout_s: float | None = None
+    ) -> list[RedriveResult]:
         """Starts up to 1,000 failed tasks anew at the step that failed; one result each, in order.
 
         Raises:
             InvalidTask: the list is empty or too long.
         """
-        return await self._run(_calls.redrive(task_ids))
+        return await self._run(_calls.redrive(task_ids), call_timeout_s)
 
-    async def update_input(self, task_id: str, input: Value, *, version: int = 0) -> Task:  # noqa: A002
+    async def update_input(
+        self,
+        task_id: str,
+        input: Value,  # noqa: A002 - the word of the protocol
+        *,
+        version: int = 0,
+        call_timeout_s: float | None = None,
+    ) -> Task:
         """Replaces the input of a failed task, before it is redriven.
 
         Args:
@@ -153,8 +183,8 @@ class AsyncOperator:
             TaskNotFound: there is no such task, or it has expired.
             TaskNotFailed: it has not failed, or changed since that version.
         """
-        return await self._run(_calls.update_input(task_id, input, version=version))
+        return await self._run(_calls.update_input(task_id, input, version=version), call_timeout_s)
 
-    async def list_pipelines(self) -> list[Pipeline]:
+    async def list_pipelines(self, *, call_timeout_s: float | None = None) -> list[Pipeline]:
         """Lists the pipelines that the dispatcher has loaded, by name."""
-        return await self._run(_calls.list_pipelines())
+        return await self._run(_calls.list_pipelines(), call_timeout_s)

@@ -254,13 +254,13 @@ class Client:
             if broken is not None and not self._pauses(retry, broken, address):
                 raise broken
 
-    def explain(self, task_id: str) -> Explanation:
+    def explain(self, task_id: str, *, call_timeout_s: float | None = None) -> Explanation:
         """Says why a task is not running, until when, and what to do.
 
         Raises:
             TaskNotFound: there is no such task, or it has expired.
         """
-        return self._run(_calls.explain(task_id))
+        return self._run(_calls.explain(task_id), call_timeout_s)
 
     def watch_tasks(
         self,

@@ -124,3 +124,27 @@ def test_a_submit_may_take_longer_than_it_may_be_unanswered(call, given_s, timeo
     assert pause_s(retry, Unavailable(), patience_s - 0.5) is not None
     retry.begin_s(patience_s)
     assert pause_s(retry, Unavailable(), patience_s) is None
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_watch_that_was_silent_for_an_hour_goes_on_after_a_break(resumed):
+    limits = Limits(timeout_s=30.0, submit_timeout_s=60.0, retry_s=None)
+    retry = limits.of_watch(0.0, resumed=resumed)
+
+    retry.begin_s(0.0)
+    at_the_break = pause_s(retry, Unavailable(), 3600.0)
+    retry.begin_s(3600.1)
+    in_time = pause_s(retry, Unavailable(), 3601.0)
+    retry.begin_s(3629.0)
+    too_late = pause_s(retry, Unavailable(), 3630.0)
+
+    assert at_the_break is not None
+    assert in_time is not None
+    assert too_late is None
+
+
+def test_a_watch_that_is_opened_has_no_more_patience_than_was_given():
+    limits = Limits(timeout_s=30.0, submit_timeout_s=60.0, retry_s=1.0)
+
+    assert pause_s(limits.of_watch(0.0, resumed=False), Unavailable(), 1.0) is None
+    assert pause_s(limits.of_watch(0.0, resumed=True), Unavailable(), 1.0) is not None

@@ -17,7 +17,6 @@ __all__ = ["SettingOf", "config", "gather"]
 
 # Who answers `python -m MODULE --config`, in the order of the table.
 _SERVICES = (("dispatcher", DISPATCHER),)
-_WORKER_PART = "worker"
 _WIDE_COLUMNS = 100
 
 
@@ -70,7 +69,7 @@ def _parts() -> Iterable[tuple[str, list[Setting]]]:
             yield part, _asked(module)
     yield "start", describe(LocalSettings)
     if is_installed(WORKER):
-        yield _WORKER_PART, _worker_settings()
+        yield "worker", _worker_settings()
     yield "client", describe(ClientSettings)
     yield "review", describe(EditorSettings)
 

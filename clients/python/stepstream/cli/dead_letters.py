@@ -1,19 +1,28 @@
 """`stepstream dead-letters` and `redrive`: tasks that failed for good, and another chance."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from stepstream.cli.completion import complete_task
 from stepstream.cli.connect import connected
 from stepstream.cli.editor import edit_text
 from stepstream.cli.exits import CommandError, Exit, complain
 from stepstream.cli.options import Address, AsJson, parse_seconds
-from stepstream.cli.output import on_terminal, print_json, print_lines, print_table
+from stepstream.cli.output import (
+    on_terminal,
+    print_json,
+    print_lines,
+    print_table,
+    printable,
+    screen,
+)
 from stepstream.cli.program import command_line
 from stepstream.cli.texts import read_text
 from stepstream.cli.waiting import await_tasks, worst
@@ -27,7 +36,7 @@ __all__ = ["dead_letters", "redrive"]
 
 _PAGE = 100
 _CALL_MAX = 1000  # operator_service.proto, RedriveRequest
-_UNKNOWN = "TASK_NOT_FOUND"
+_STATUS_OF = {"TASK_NOT_FOUND": Exit.NOT_FOUND, "INVALID_TASK": Exit.USAGE}
 
 
 def dead_letters(
@@ -52,8 +61,8 @@ def dead_letters(
     elif not on_terminal():
         print_lines([_row(task) for task in tasks])
     elif tasks:
-        columns = ("task", "step", "error", "since", "what it said")
-        print_table(columns, [_short_row(task) for task in tasks], fold=True)
+        for task in tasks:
+            _print(task)
         sys.stdout.write(f"\nanother chance: {command_line('redrive', 'TASK_ID')}\n")
     else:
         sys.stdout.write("no task has failed for good\n")
@@ -223,10 +232,10 @@ def _report_end(tasks: Sequence[Task], *, as_json: bool) -> None:
 
 
 def _status(results: Sequence[RedriveResult]) -> Exit:
-    refused = [result.reason for result in results if not result.redriven]
+    refused = {result.reason for result in results if not result.redriven}
     if not refused:
         return Exit.OK
-    return Exit.NOT_FOUND if set(refused) == {_UNKNOWN} else Exit.FAILED
+    return _STATUS_OF.get(refused.pop(), Exit.FAILED) if len(refused) == 1 else Exit.FAILED
 
 
 def _row(task: Task) -> tuple[object, ...]:
@@ -235,9 +244,15 @@ def _row(task: Task) -> tuple[object, ...]:
     return task.task_id, task.pipeline, task.step, task.attempt, code, changed, message
 
 
-def _short_row(task: Task) -> tuple[object, ...]:
+def _print(task: Task) -> None:
+    """Writes two lines: which task, and below what its last error said, cut to the width."""
+    console, width = screen(), shutil.get_terminal_size().columns
     code, message = _last_error(task)
-    return task.task_id, task.step, code, short_time(task.update_time)[:8], message
+    facts = f"  {task.step}  {short_time(task.update_time)[:8]}  {title_of(task)}"
+    told = Text.assemble((task.task_id, "bold"), "  ", (code, "red"), printable(facts))
+    for line in (told, Text(f"    {printable(message)}", style="dim")):
+        line.truncate(width, overflow="ellipsis")
+        console.print(line)
 
 
 def _last_error(task: Task) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What the demo shows: documents handed in, their states as they come, and what became of them."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ __all__ = ["Outcome", "judge", "show_demo"]
 
 _TIMEOUT_S = 120.0
 _ENDED_MIN = 6
-_TITLE_WIDTH = 34
+_TITLE_WIDTHS = (16, 34)  # of a title, at least and at most
+_BESIDE_TITLE = 64  # columns of a line that are not the title
 _COLUMNS = 96  # of one line; a Chinese character takes two
 _FINDINGS_SHOWN = 3
 _TELLING = frozenset({"RETRYING", "LOST", "RELEASED", "ADOPTED"})
@@ -116,7 +118,9 @@ async def _follow(
 
 
 def _line(event: TaskEvent, document: Document, elapsed_s: float) -> Text:
-    title = set_cell_size(_cut(document.title, _TITLE_WIDTH), _TITLE_WIDTH)
+    least, most = _TITLE_WIDTHS
+    width = max(least, min(most, shutil.get_terminal_size().columns - _BESIDE_TITLE))
+    title = set_cell_size(_cut(document.title, width), width)
     return Text.assemble(
         (f"{elapsed_s:6.2f} s  ", "dim"),
         (f"{event.state:<16}", styled(event.state)),

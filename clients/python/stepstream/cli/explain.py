@@ -28,7 +28,6 @@ _NEXT: dict[str, tuple[str, ...]] = {
     ExplainReason.RUNNING: ("watch", "TASK_ID"),
     ExplainReason.NO_WORKER: ("workers",),
     ExplainReason.NO_FREE_SLOT: ("workers",),
-    ExplainReason.QUEUE_PAUSED: ("resume", "QUEUE"),
     ExplainReason.AWAITING_REVIEW: ("review", "TASK_ID"),
     ExplainReason.QUEUED: ("watch", "TASK_ID"),
 }
@@ -73,7 +72,7 @@ def _print(task: Task, explanation: Explanation) -> None:
     console.print(f"task {task.task_id} of {task.pipeline}: ", style="bold", end="")
     console.print(f"{task.state}{step}", style=styled(task.state))
     name = REASON_NAMES.get(explanation.reason, explanation.reason.lower())
-    console.print(f"  why    {name}: {explanation.message}")
+    console.print(f"  why    {explanation.message or name}")
     if task.update_time:
         console.print(f"  since  {short_time(task.update_time)}, {_ago(task.update_time)}")
     if explanation.until:

@@ -37,7 +37,9 @@ def pipelines(ctx: typer.Context, as_json: AsJson = False, address: Address = No
         for step in each.steps
     ]
     if on_terminal():
-        print_table(("pipeline", "version", "step", "done by", "queue", "leads to"), rows)
+        print_table(
+            ("pipeline", "version", "step", "done by", "queue", "leads to"), rows, fold=True
+        )
     else:
         print_lines(rows)
 

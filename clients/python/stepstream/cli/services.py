@@ -25,7 +25,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 def ask(module: str, *words: str) -> Reply:
-    """Runs `python -m module words` and reads its answer.
+    """Runs `python -m module words` and reads its answer; status 2 when it has no such words.
 
     Raises:
         CommandError: it does not answer in time.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stepstream.cli.completion import complete_state
 from stepstream.cli.connect import connected
 from stepstream.cli.options import Address, AsJson, DataDir, Labels, TaskId, parse_labels
 from stepstream.cli.output import on_terminal, print_json, print_lines, print_table, screen
@@ -51,7 +52,13 @@ def get(
 def list_tasks(
     *,
     state: Annotated[
-        str, typer.Option("--state", "-s", help="Only tasks in this state, for example done.")
+        str,
+        typer.Option(
+            "--state",
+            "-s",
+            help="Only tasks in this state, for example done.",
+            autocompletion=complete_state,
+        ),
     ] = "",
     pipeline: Annotated[
         str, typer.Option("--pipeline", "-p", help="Only tasks of this pipeline.")

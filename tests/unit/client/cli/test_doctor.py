@@ -13,6 +13,7 @@ from stepstream.cli.doctor.dispatcher import check_dispatcher, judge_sdks, judge
 from stepstream.cli.doctor.finding import Finding, State
 from stepstream.cli.doctor.host import (
     judge_directory,
+    judge_engine,
     judge_files,
     judge_parts,
     judge_python,
@@ -20,6 +21,8 @@ from stepstream.cli.doctor.host import (
 from stepstream.cli.doctor.listeners import owner_of
 from stepstream.cli.doctor.redis_server import RedisFacts, check_redis, judge_redis
 from stepstream.cli.probe import free_address
+from stepstream.cli.services import ask
+from stepstream.cli.stack import WORKER
 from stepstream.types import WorkerInfo
 from tests.unit.client.operator_stub import make_worker
 
@@ -222,3 +225,17 @@ def test_a_port_that_somebody_else_has_is_bad_and_names_him(stranger):
 
 def test_nobody_owns_a_free_port():
     assert owner_of(int(free_address().rpartition(":")[2])) == ""
+
+
+def test_a_worker_that_is_asked_what_it_does_not_know_starts_nothing():
+    reply = ask(WORKER, "--no-such-question")
+
+    assert (reply.status, reply.answer) == (2, None)
+
+
+def test_engines_are_judged_by_what_they_say():
+    usable = judge_engine({"name": "opencc", "available": True, "detail": "Chinese variants"})
+    idle = judge_engine({"name": "llm", "available": False, "detail": "no key", "advice": "set it"})
+
+    assert (usable.name, usable.state, usable.found) == ("engine opencc", "ok", "Chinese variants")
+    assert (idle.state, idle.found, idle.advice) == ("warn", "no key", "set it")

@@ -47,7 +47,13 @@ def test_on_a_terminal_it_says_what_to_type_next(on_terminal, explained, columns
     terminal = on_terminal("explain", "t1", columns=columns)
 
     assert terminal.end() == 0
-    for words in ("task t1 of translation", "no worker for it", "since", "until", "workers"):
+    for words in (
+        "task t1 of translation",
+        "no connected worker serves",
+        "since",
+        "until",
+        "workers",
+    ):
         assert words in terminal.text
 
 

@@ -1,6 +1,5 @@
 """Checks of this host: Python, packages, settings, limits, directories, the embedded server."""
 
-import importlib.util
 import os
 import platform
 import resource
@@ -14,7 +13,14 @@ from stepstream.cli.services import ask
 from stepstream.cli.stack import DISPATCHER, WORKER, missing_parts
 from stepstream.cli.valkey import EmbeddedValkeyError, find_server
 
-__all__ = ["check_engines", "check_host", "judge_directory", "judge_files", "judge_python"]
+__all__ = [
+    "check_engines",
+    "check_host",
+    "judge_directory",
+    "judge_engine",
+    "judge_files",
+    "judge_python",
+]
 
 PYTHON_MIN = (3, 11)  # pyproject.toml
 FILES_MIN = 1024  # a stream and a channel each take one; a dispatcher serves hundreds of both
@@ -83,24 +89,23 @@ def judge_directory(path: Path) -> Finding:
 
 def check_engines() -> Iterator[Finding]:
     """Asks the shipped worker for its translation engines, when it knows the question."""
-    spec = importlib.util.find_spec(f"{WORKER}.__main__")
-    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-    # One that does not know the question would start to work.
-    if missing_parts(WORKER) or _ENGINES not in source:
+    if missing_parts(WORKER):
         return
-    reply = ask(WORKER, _ENGINES)
+    reply = ask(WORKER, "--engines")
     found = reply.answer if isinstance(reply.answer, list) else [reply.answer]
     for each in found:
         if isinstance(each, dict):
-            yield _judge_engine(each)
+            yield judge_engine(each)
 
 
-_ENGINES = "--engines"
+def judge_engine(engine: Mapping[str, object]) -> Finding:
+    """Judges what the worker says of a translation engine.
 
-
-def _judge_engine(engine: Mapping[str, object]) -> Finding:
+    Args:
+        engine: `name` and `available`, and in words `detail` and `advice`.
+    """
     name = f"engine {engine.get('name', '?')}"
-    words = str(engine.get("message") or engine.get("reason") or engine.get("detail") or "")
+    words = str(engine.get("detail", ""))
     if engine.get("available", True):
         return fine(name, words or "available")
     return warn(name, words or "not available", str(engine.get("advice", "")))
