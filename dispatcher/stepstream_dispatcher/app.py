@@ -88,7 +88,7 @@ async def serve(
     rpc = RpcServer(
         dispatcher=DispatcherService(engine),
         worker=WorkerService(engine),
-        operator=OperatorService(),
+        operator=OperatorService(engine),
     )
     listener = open_listener(settings.http_address)
     grpc_port = await _open(engine, rpc, settings, leave)

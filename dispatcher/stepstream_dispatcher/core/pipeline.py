@@ -125,6 +125,15 @@ class Catalog:
         """Lanes of all known versions, since tasks of an older one may still be queued."""
         return frozenset(queue for each in self._by_key.values() for queue in each.queues)
 
+    def names(self) -> frozenset[str]:
+        """Names of all known pipelines."""
+        return frozenset(each.name for each in self._by_key.values())
+
+    def states(self) -> frozenset[str]:
+        """States that a task of any known version may be in."""
+        of_steps = (step.state for each in self._by_key.values() for step in each.steps.values())
+        return _RESERVED_STATES.union(of_steps)
+
     def step_types(self, queue: str) -> frozenset[str]:
         """Names of the steps that a worker must serve to be fed from a lane.
 

@@ -36,6 +36,7 @@ from stepstream_dispatcher.core.pipeline import Pipeline
 from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.identity import new_task_id
+from stepstream_dispatcher.engine.vocabulary import Vocabulary
 from stepstream_dispatcher.engine.watch import SnapshotFrame, WatchHub
 from stepstream_dispatcher.store.port import IndexPage, Result, Store, Verdict
 
@@ -95,6 +96,7 @@ class Desk:
     Args:
         namespace: Part of every derived task id.
         cancel_here: Tells the worker that holds a task here to stop; False if none does.
+        vocabulary: Tells names of pipelines and states from misspelt ones.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Desk:
         limits: Limits,
         namespace: str,
         cancel_here: Callable[[str], bool],
+        vocabulary: Vocabulary,
     ) -> None:
         self._store = store
         self._committer = committer
@@ -115,6 +118,7 @@ class Desk:
         self._limits = limits
         self._namespace = namespace
         self._cancel_here = cancel_here
+        self._vocabulary = vocabulary
 
     # --- submit ----------------------------------------------------------------------------------
 
@@ -210,10 +214,12 @@ class Desk:
         """List tasks, newest first; by state's own set where there is one.
 
         Raises:
-            InvalidTask: A bad page size or token.
+            InvalidTask: A bad page size or token, or a pipeline or state that does not exist.
         """
         if not 0 <= selection.page_size <= PAGE_MAX:
             raise InvalidTask(f"page_size must be 0 to {PAGE_MAX}", field="page_size")
+        await self._vocabulary.check_pipeline(selection.pipeline)
+        await self._vocabulary.check_states([selection.state], "state")
         size = selection.page_size or PAGE_DEFAULT
         tasks: list[Sight] = []
         cursor = selection.page_token

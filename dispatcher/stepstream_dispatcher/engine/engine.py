@@ -16,8 +16,11 @@ from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.desk import Desk
 from stepstream_dispatcher.engine.feeder import Feeder
 from stepstream_dispatcher.engine.fresh import Fresh
+from stepstream_dispatcher.engine.intents import IntentKeeper
 from stepstream_dispatcher.engine.janitor import Janitor
 from stepstream_dispatcher.engine.leases import Leases
+from stepstream_dispatcher.engine.operations import Operations
+from stepstream_dispatcher.engine.overview import Overview
 from stepstream_dispatcher.engine.reception import Reception
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.roster import Roster
@@ -26,6 +29,7 @@ from stepstream_dispatcher.engine.settling import Settling
 from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
 from stepstream_dispatcher.engine.timers import Timers
+from stepstream_dispatcher.engine.vocabulary import Vocabulary
 from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import MINUTE_MS, Durability, Store
 
@@ -59,6 +63,8 @@ class Engine:
         self.catalog = Catalog(pipelines)
         self.sessions = Sessions()
         self.watch = WatchHub(store=store)
+        self.vocabulary = Vocabulary(self.catalog, learn=self._learn)
+        self.overview = Overview(store=store, watch=self.watch, vocabulary=self.vocabulary)
         self.health: dict[str, LoopHealth] = {}
         self.draining = False
         self._ending = False
@@ -90,6 +96,9 @@ class Engine:
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
         )
+        self.intents = IntentKeeper(
+            store=store, sessions=self.sessions, feeder=self.feeder, leases=self.leases
+        )
         self._roster = Roster(
             store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
         )
@@ -101,7 +110,7 @@ class Engine:
             catalog=self.catalog,
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
-            registered=self._roster.save,
+            registered=self._registered,
         )
         self.desk = Desk(
             store=store,
@@ -111,6 +120,18 @@ class Engine:
             limits=Limits(payload_bytes=options.payload_bytes_max),
             namespace=options.namespace,
             cancel_here=self.leases.cancel_task,
+            vocabulary=self.vocabulary,
+        )
+        self.operations = Operations(
+            store=store,
+            committer=self.committer,
+            desk=self.desk,
+            intents=self.intents,
+            catalog=self.catalog,
+            vocabulary=self.vocabulary,
+            limits=Limits(payload_bytes=options.payload_bytes_max),
+            silence_limit_s=options.silence_limit_s,
+            dispatcher_id=options.dispatcher_id,
         )
         self._janitor = Janitor(store=store, results_max=options.results_max)
 
@@ -125,6 +146,7 @@ class Engine:
         await self._learn()
         await self.store.ensure_lanes(sorted(self.catalog.queues()))
         await self.store.beat()
+        await self.intents.look()
         self.durability = await self.store.durability()
 
     async def run(self) -> None:
@@ -147,8 +169,9 @@ class Engine:
             "recovery": recovery.run,
             "roster": self._roster.run,
             "janitor": self._janitor.run,
-            "intents": self._listen,
+            "intents": self.intents.run,
             "watch": self.watch.listen,
+            "overview": self.overview.run,
         }
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
@@ -204,13 +227,9 @@ class Engine:
         outages = [name for name, health in self.health.items() if health.outage]
         return "store_unavailable" if outages else None
 
-    async def _listen(self) -> None:
-        """Take in what other dispatchers want of this one."""
-        async for signal in self.store.signals(events=False):
-            if signal.kind == "intent":
-                word, _, task_id = signal.payload.decode().partition(" ")
-                if word == "cancel":
-                    self.leases.cancel_task(task_id)
+    async def _registered(self) -> None:
+        self.intents.greet()
+        await self._roster.save()
 
     def _applied(self, transition: Transition, entry_id: str) -> None:
         self.fresh.applied(transition, entry_id)

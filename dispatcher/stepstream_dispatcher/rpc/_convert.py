@@ -61,10 +61,16 @@ def submission_of(request: api.SubmitRequest) -> Submission:
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
         labels=dict(request.labels),
-        max_retries=retry.max_retries if retry.HasField("max_retries") else -1,
+        max_retries=_max_retries(retry),
         initial_delay_ms=_override(retry, "initial_delay"),
         timeout_ms=_override(retry, "timeout"),
     )
+
+
+def _max_retries(retry: api.RetryOverride) -> int:
+    if not retry.HasField("max_retries"):
+        return -1
+    return retry.max_retries if retry.max_retries >= 0 else -2  # admission refuses it
 
 
 def _override(retry: api.RetryOverride, name: str) -> int:

@@ -30,7 +30,9 @@ class Keys:
         self.dispatchers: Final = self._named("dispatchers")  # sorted set: by last beat
         self.workers: Final = self._named("workers")  # sorted set: worker names by last save
         self.paused: Final = self._named("paused")  # sorted set: paused queues by since when
-        self.draining: Final = self._named("draining")  # sorted set: instances by when told to leave
+        self.draining: Final = self._named(
+            "draining"
+        )  # sorted set: instances by when told to leave
         self.pipelines: Final = self._named("pipelines")  # hash: definitions by "name@version"
         self.events: Final = self._named("events")  # channel of all events
 
