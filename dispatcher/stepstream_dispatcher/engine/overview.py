@@ -155,17 +155,24 @@ class Overview:
         """Collect, read and tell while there are followers, until cancelled."""
         while True:
             await self._wanted.wait()
-            if self._since_ms:
-                self._missed = True  # the loop broke off, and its followers are still there
-            else:
-                self._since_ms = self._store.now_ms() - MARGIN_MS
             with self._watch.tapped(self):
+                await self._begin()
                 self._running.set()
                 try:
                     await self._serve()
                 finally:
                     self._running.clear()
             self._rest()
+
+    async def _begin(self) -> None:
+        """Learn what the newest tasks are like, so that only what changes from here on is news."""
+        if self._since_ms:
+            self._missed = True  # the loop broke off, and its followers are still there
+            return
+        self._since_ms = self._store.now_ms() - MARGIN_MS
+        page = await self._store.index(cursor="", count=PAGE)
+        for task_id, record in await self._records(page.task_ids):
+            self._note(task_id, record)
 
     async def _serve(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -247,18 +254,17 @@ class Overview:
 
     def _tell(self, looks: Sequence[Look]) -> None:
         for look in looks:
-            self._note(look)
+            self._note(look.task_id, look.record)
             for follower in self._followers:
                 follower.put(look)
 
-    def _note(self, look: Look) -> None:
+    def _note(self, task_id: str, record: TaskRecord) -> None:
         """Remember what was told."""
-        known = self._known.get(look.task_id, 0)
-        self._remember(look.task_id, max(known, look.record.version))
-        if look.record.terminal:
-            self._live.pop(look.task_id, None)
+        self._remember(task_id, max(record.version, self._known.get(task_id, 0)))
+        if record.terminal:
+            self._live.pop(task_id, None)
         else:
-            self._live.setdefault(look.task_id)
+            self._live.setdefault(task_id)
             if len(self._live) > KNOWN_MAX:
                 self._live.popitem(last=False)
 
@@ -337,9 +343,9 @@ class Overview:
                 if self._is_news(look.task_id, look.record):
                     self._tell([look])  # the others have missed it
                 else:
-                    self._note(look)
+                    self._note(look.task_id, look.record)
+                follower.forget(look)
                 if follower.matches(look) and sent < PRESENT_MAX:
-                    follower.forget(look)
                     sent += 1
                     yield look
             if left <= 0 or sent >= PRESENT_MAX:
