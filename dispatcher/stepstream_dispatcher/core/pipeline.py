@@ -11,6 +11,7 @@ __all__ = [
     "DEFAULT_OUTCOME",
     "DONE",
     "FAILED",
+    "RESERVED_STATES",
     "Catalog",
     "Pipeline",
     "PipelineError",

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
-from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
+from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed, Released
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
@@ -119,7 +119,9 @@ class Settling:
             if record is not None
         ]
         proposals = [
-            Proposal(task_id=_task_of(settlement), record=record, fact=settlement.fact)
+            Proposal(
+                task_id=_task_of(settlement), record=record, fact=_fact_of(session, settlement)
+            )
             for settlement, record in known
         ]
         outcomes = iter(await self._committer.apply(proposals)) if proposals else iter(())
@@ -199,6 +201,14 @@ class Settling:
                 await self._committer.apply(proposals)
             except (StoreUnavailable, StoreBusy):
                 return
+
+
+def _fact_of(session: Session, settlement: Settlement) -> Fact:
+    """What a worker says, with whether it gives an attempt back although it stays."""
+    fact = settlement.fact
+    if isinstance(fact, Released) and not session.left:
+        return msgspec.structs.replace(fact, needless=True)
+    return fact
 
 
 def _progress_of(attempt: Attempt, held: Held, progress: float) -> Proposal:
