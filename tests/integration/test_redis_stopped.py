@@ -18,9 +18,10 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.load import Load, running_load, tell
 from tests.support.recount import Recount, recount
 
-pytestmark = [pytest.mark.parallel]
-
 LONG = os.environ.get("STEPSTREAM_TEST_LONG") == "1"
+
+pytestmark = [pytest.mark.parallel, pytest.mark.timeout(240 if LONG else 90)]
+
 STOP_S = 30.0 if LONG else 6.0
 FLAPS = 15 if LONG else 3
 FLAP_S = 2.0
@@ -41,10 +42,16 @@ async def recorded(cluster: Cluster, load: Load) -> dict[str, float]:
     """When each accepted task was first seen in its final state in Redis, polled from now on."""
     seen: dict[str, float] = {}
     async with Redis.from_url(cluster.redis_url) as redis, asyncio.timeout(RECORDED_S + 15):
-        while missing := load.accepted().keys() - seen.keys():
-            for task_id in missing:
-                if await redis.hget(f"task:record:{task_id}", "state") == b"done":
-                    seen[task_id] = time.monotonic()
+        while not load.over or load.accepted().keys() - seen.keys():
+            missing = list(load.accepted().keys() - seen.keys())
+            async with redis.pipeline(transaction=False) as asked:
+                for task_id in missing:
+                    asked.hget(f"task:record:{task_id}", "state")
+                states = await asked.execute()
+            now = time.monotonic()
+            seen |= {
+                one: now for one, state in zip(missing, states, strict=True) if state == b"done"
+            }
             await asyncio.sleep(0.05)
     return seen
 
@@ -73,14 +80,18 @@ async def test_a_stop_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[s
         client = cluster.client()
         slow = {"plan": [{"sleep": 1.0}]}
         held = [await client.submit("chain", slow) for _ in range(8)]
-        async with running_load(client, "chain", CHAIN, callers=CALLERS) as load:
+        async with (
+            asyncio.TaskGroup() as group,
+            running_load(client, "chain", CHAIN, callers=CALLERS) as load,
+        ):
             await load.until(30)
             stopped = await stop(cluster)
             await asyncio.sleep(STOP_S)
             back = time.monotonic()
             await cluster.start_redis()
+            seeing = group.create_task(recorded(cluster, load))
             await asyncio.sleep(2.0)
-        seen = await recorded(cluster, load)
+        seen = seeing.result()
         await cluster.finished([one.task_id for one in held])
         found = await counted(cluster)
 

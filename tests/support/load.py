@@ -41,6 +41,7 @@ class Load:
         self.answers: list[Answer] = []
         self.news = asyncio.Event()
         self.stopping = False
+        self.over = False  # nothing more will be answered
 
     def accepted(self) -> dict[str, Answer]:
         """The answers that said OK, by task id."""
@@ -110,6 +111,7 @@ async def running_load(
             yield load
         finally:
             load.stopping = True
+    load.over = True
 
 
 def tell(figures: str) -> None:
