@@ -122,18 +122,21 @@ class Engine:
             cancel_here=self.leases.cancel_task,
             vocabulary=self.vocabulary,
         )
-        self.operations = Operations(
-            store=store,
+        self.operations = self._make_operations()
+        self._janitor = Janitor(store=store, results_max=options.results_max)
+
+    def _make_operations(self) -> Operations:
+        return Operations(
+            store=self.store,
             committer=self.committer,
             desk=self.desk,
             intents=self.intents,
             catalog=self.catalog,
             vocabulary=self.vocabulary,
-            limits=Limits(payload_bytes=options.payload_bytes_max),
-            silence_limit_s=options.silence_limit_s,
-            dispatcher_id=options.dispatcher_id,
+            limits=Limits(payload_bytes=self.options.payload_bytes_max),
+            silence_limit_s=self.options.silence_limit_s,
+            dispatcher_id=self.options.dispatcher_id,
         )
-        self._janitor = Janitor(store=store, results_max=options.results_max)
 
     async def open(self) -> None:
         """Connect the store, and share pipelines with it: its older versions come back.
