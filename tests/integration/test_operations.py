@@ -58,8 +58,8 @@ class Asked:
     async def until(self, task_id: str, *reasons: str) -> None:
         """Asks until the reason is one of these: workers write what they hold 4 times a second."""
         async with asyncio.timeout(LIMIT_S):
-            while await self.reason(task_id) not in reasons:  # noqa: ASYNC110 - it asks
-                await asyncio.sleep(0)
+            while (reason := await self.reason(task_id)) not in reasons:
+                assert reason, task_id
 
     async def pause(self, queue: str) -> None:
         await self.operator.PauseQueue(operator.PauseQueueRequest(queue=queue), timeout=LIMIT_S)

@@ -352,7 +352,8 @@ async def test_everything_rests_when_the_last_reader_has_left(dispatcher: Dispat
     await dispatcher.submit(b"unwatched")
 
     overview = dispatcher.engine.overview
-    assert not any((overview._followers, overview._known, overview._changed))
+    assert [len(one) for one in (overview._followers, overview._known, overview._live)] == [0] * 3
+    assert overview._changed == {}
     assert dispatcher.engine.watch._taps == []
 
 
