@@ -12,6 +12,7 @@ import structlog
 from stepstream_dispatcher.core.admission import Limits
 from stepstream_dispatcher.core.pipeline import Catalog, Pipeline, decode, encode
 from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.engine.checkup import Checkup
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.desk import Desk
 from stepstream_dispatcher.engine.fallback import Fallback
@@ -126,6 +127,7 @@ class Engine:
         self.recovery = self._make_recovery()
         self._switch = store if isinstance(store, SwitchStore) else None
         self._janitor = Janitor(store=store, results_max=options.results_max)
+        self.checkup = Checkup(store=store)
 
     def _make_desk(self) -> Desk:
         return Desk(
@@ -187,6 +189,7 @@ class Engine:
             "recovery": self.recovery.run,
             "roster": self._roster.run,
             "janitor": self._janitor.run,
+            "checkup": self.checkup.run,
             "traces": self.traces.run,
             "intents": self._listen,
             "watch": self.watch.listen,

@@ -30,7 +30,7 @@ from stepstream_dispatcher.store.port import (
     Signal,
     StoreUnreachable,
 )
-from stepstream_dispatcher.store.redis_checks import check_server, read_durability
+from stepstream_dispatcher.store.redis_checks import check_server, read_durability, read_faults
 from stepstream_dispatcher.store.redis_commit import RedisCommits
 from stepstream_dispatcher.store.redis_import import RedisImport
 from stepstream_dispatcher.store.redis_lanes import RedisLanes
@@ -123,6 +123,10 @@ class RedisStore:
     async def durability(self) -> Durability:
         """See Store.durability."""
         return await read_durability(self._link)
+
+    async def faults(self) -> list[str]:
+        """See Store.faults."""
+        return [] if self._allow_eviction else await read_faults(self._link)
 
     def now_ms(self) -> int:
         """See Store.now_ms."""
