@@ -239,6 +239,65 @@ async def test_ended_tasks_beyond_the_limit_go_the_oldest_first(store):
     assert await store.counts() == {"live": 1, "retries": 0, "failed": 1, "pending": 1}
 
 
+ENDS = {  # state -> how a task gets there
+    "done": ("create", "lease", "complete-done"),
+    "failed": ("create", "lease", "fail-dead"),
+    "cancelled": ("create", "cancel"),
+}
+
+
+async def live_once(store, backend, *kinds):
+    """Let a task live, end long ago and expire, before anything was trimmed."""
+    record = await advance(store, "t1", *kinds[:-1])
+    last = build(kinds[-1], "t1", record, now_ms=store.now_ms() - 5_000_000, op_id="lastlife")
+    await store.commit([last], kind="settle")
+    await backend.expire("t1")
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("results_max", [0, ALL])
+async def test_a_task_that_lives_again_after_it_expired_is_counted_once(
+    store, backend, first, results_max
+):
+    await live_once(store, backend, *ENDS[first])
+    await advance(store, "t1", "create")
+
+    await store.trim(results_max=results_max, limit=100)
+
+    assert await store.counts() == {"live": 1, "retries": 0, "pending": 1}
+    assert (await store.waiting("failed", cursor="", count=10)).task_ids == []
+    assert (await store.index(cursor="", count=10)).task_ids == ["t1"]
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("second", ENDS)
+async def test_a_task_that_ends_again_after_it_expired_is_counted_once(
+    store, backend, first, second
+):
+    await live_once(store, backend, *ENDS[first])
+    await advance(store, "t1", *ENDS[second])
+
+    await store.trim(results_max=ALL, limit=100)
+
+    assert await store.counts() == {"live": 0, "retries": 0, second: 1}
+    failed = ["t1"] if second == "failed" else []
+    assert (await store.waiting("failed", cursor="", count=10)).task_ids == failed
+    assert (await current(store, "t1")).state == second
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("second", ENDS)
+async def test_a_task_that_ended_again_can_be_surplus(store, backend, first, second):
+    await live_once(store, backend, *ENDS[first])
+    await advance(store, "t1", *ENDS[second])
+    while await store.trim(results_max=0, limit=100):
+        pass
+
+    assert await store.counts() == {"live": 0, "retries": 0}
+    assert await store.records(["t1"]) == [None]
+    assert (await store.index(cursor="", count=10)).task_ids == []
+
+
 async def test_a_redriven_task_is_not_trimmed(store):
     await advance(store, "t1", "create", "lease", "fail-dead", "redrive")
 

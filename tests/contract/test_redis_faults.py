@@ -359,3 +359,13 @@ async def test_two_thousand_calls_at_once_share_the_few_connections(redis_store)
         reading = [group.create_task(redis_store.records(["t1"])) for _ in range(2_000)]
 
     assert {record.state for each in reading for record in each.result()} == {"pending"}
+
+
+async def test_a_server_that_begins_to_evict_is_a_fault_until_it_does_not(redis, redis_store):
+    assert await redis_store.faults() == []
+
+    async with configured(redis, **{"maxmemory-policy": "allkeys-lru"}):
+        (fault,) = await redis_store.faults()
+
+    assert "maxmemory-policy allkeys-lru" in fault
+    assert await redis_store.faults() == []

@@ -12,6 +12,7 @@ import structlog
 from stepstream_dispatcher.core.admission import Limits
 from stepstream_dispatcher.core.pipeline import Catalog, Pipeline, decode, encode
 from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.engine.checkup import Checkup
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.desk import Desk
 from stepstream_dispatcher.engine.fallback import Fallback
@@ -140,6 +141,7 @@ class Engine:
         self.desk = self._make_desk()
         self.recovery = self._make_recovery()
         self.operations = self._make_operations()
+        self.checkup = Checkup(store=store)
 
     def _make_desk(self) -> Desk:
         return Desk(
@@ -217,6 +219,7 @@ class Engine:
             "recovery": self.recovery.run,
             "roster": self._roster.run,
             "janitor": Janitor(store=self.store, results_max=self.options.results_max).run,
+            "checkup": self.checkup.run,
             "traces": self.traces.run,
             "intents": self.intents.run,
             "watch": self.watch.listen,

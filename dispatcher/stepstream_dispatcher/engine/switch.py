@@ -209,6 +209,10 @@ class SwitchStore:
         """See Store.durability."""
         return await self._ask(self._remote.durability, self._journal.durability)
 
+    async def faults(self) -> list[str]:
+        """See Store.faults. Nobody knows while diverted."""
+        return [] if self.diverted else await self._remote.faults()
+
     def now_ms(self) -> int:
         """See Store.now_ms."""
         return self._remote.now_ms()

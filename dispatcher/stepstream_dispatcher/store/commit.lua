@@ -98,7 +98,9 @@ local function apply(at, packed)
   if retries > 0 then add(counts, 'retries', retries) end
   if retain_s > 0 then
     for key = at, at + 2 do call('EXPIRE', KEYS[key], retain_s) end
-    call('ZADD', KEYS[4], expires, ended)
+    -- Already there: the same end of a life that has expired and was not trimmed, counted until now.
+    local added = call('ZADD', KEYS[4], expires, ended)
+    if added == 0 and entered ~= '' then add(counts, entered, -1) end
   elseif retain_s < 0 then
     for key = at, at + 2 do call('PERSIST', KEYS[key]) end
     call('ZREM', KEYS[4], ended)

@@ -51,7 +51,9 @@ call('HINCRBY', KEYS[1], 'live', live)
 call('HINCRBY', KEYS[1], 'retries', retries)
 if expires ~= '' then
   for key = 5, 7 do call('PEXPIREAT', KEYS[key], expires) end
-  call('ZADD', KEYS[4], expires, entered .. ' ' .. task_id)
+  if call('ZADD', KEYS[4], expires, entered .. ' ' .. task_id) == 0 then
+    call('HINCRBY', KEYS[1], entered, -1) -- that of a life that has expired and was not trimmed
+  end
 end
 for worker = 11, #KEYS do
   if call('HINCRBY', KEYS[worker], ARGV[at], ARGV[at + 1]) == tonumber(ARGV[at + 1]) then

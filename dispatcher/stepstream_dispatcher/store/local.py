@@ -77,6 +77,10 @@ class LocalStore:
         """See Store.durability."""
         return "VOLATILE" if self._database.in_memory else "LOCAL"
 
+    async def faults(self) -> list[str]:
+        """See Store.faults. There is no server."""
+        return []
+
     def now_ms(self) -> int:
         """See Store.now_ms."""
         return self._database.now_ms()

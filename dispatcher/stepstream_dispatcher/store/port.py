@@ -176,6 +176,9 @@ class Store(Protocol):
         process. VOLATILE: nothing, or nobody knows.
         """
 
+    async def faults(self) -> list[str]:
+        """Say what would now have `open` refuse the server, in words; empty: nothing."""
+
     def now_ms(self) -> int:
         """Unix milliseconds by the store's own clock, extrapolated by the monotonic clock."""
 

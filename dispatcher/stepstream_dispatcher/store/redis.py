@@ -31,7 +31,7 @@ from stepstream_dispatcher.store.port import (
     Signal,
     StoreUnreachable,
 )
-from stepstream_dispatcher.store.redis_checks import check_server, read_durability
+from stepstream_dispatcher.store.redis_checks import check_server, read_durability, read_faults
 from stepstream_dispatcher.store.redis_commit import RedisCommits
 from stepstream_dispatcher.store.redis_import import RedisImport
 from stepstream_dispatcher.store.redis_lanes import RedisLanes
@@ -124,6 +124,10 @@ class RedisStore:
     async def durability(self) -> Durability:
         """See Store.durability."""
         return await read_durability(self._link)
+
+    async def faults(self) -> list[str]:
+        """See Store.faults."""
+        return [] if self._allow_eviction else await read_faults(self._link)
 
     def now_ms(self) -> int:
         """See Store.now_ms."""

@@ -11,7 +11,7 @@ from stepstream_dispatcher.store.port import Durability, StoreRefused
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link
 
-__all__ = ["check_server", "check_version", "read_config", "read_durability"]
+__all__ = ["check_server", "check_version", "read_config", "read_durability", "read_faults"]
 
 REDIS_MIN: Final = (7, 0)  # the first with script flags
 VALKEY_MIN: Final = (7, 2)  # the first Valkey
@@ -33,13 +33,16 @@ async def check_server(link: Link, *, allow_eviction: bool) -> list[str]:
     if policy is None:
         warnings.append("CONFIG is forbidden: make sure that maxmemory-policy is noeviction")
     elif policy != "noeviction" and not allow_eviction:
-        raise StoreRefused(
-            f"redis has maxmemory-policy {policy} and would silently drop tasks when it is full; "
-            "set it to noeviction"
-        )
+        raise StoreRefused(_evicting(policy))
     elif policy != "noeviction":
         warnings.append(f"maxmemory-policy is {policy}: a full redis silently drops tasks")
     return warnings
+
+
+async def read_faults(link: Link) -> list[str]:
+    """Read what has become wrong with a server that was checked before, in words."""
+    policy = (await read_config(link, "maxmemory-policy")).get("maxmemory-policy", "noeviction")
+    return [] if policy == "noeviction" else [_evicting(policy)]
 
 
 async def read_durability(link: Link) -> Durability:
@@ -79,3 +82,10 @@ def check_version(info: str) -> None:
                 floor = ".".join(map(str, least))
                 raise StoreRefused(f"{name} {fields[field]} is too old; {floor} is the oldest")
             return
+
+
+def _evicting(policy: str) -> str:
+    return (
+        f"redis has maxmemory-policy {policy} and would silently drop tasks when it is full; "
+        "set it to noeviction"
+    )

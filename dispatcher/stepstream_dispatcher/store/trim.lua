@@ -5,7 +5,8 @@
 -- ARGV   1 "expired" (leave what still has a record) or "surplus" (delete the record too); then for
 --        each task its member of `ended`, state and id.
 -- Reply  how many were dropped.
--- Effect a task that lives again (redriven, or submitted anew after it expired) keeps all its keys.
+-- Effect a task that lives again (redriven, or submitted anew after it expired) keeps all its keys,
+--        also when it has ended again: a member of another state than the record's is of a life before.
 -- Cost   5 commands for each task, at most 500 tasks a call.
 
 local call = redis.call
@@ -13,15 +14,16 @@ local dropped = 0
 for i = 2, #ARGV, 3 do
   local member, state, task_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local at = 2 + i
-  local stage = call('HGET', KEYS[at + 1], 'stage')
-  if not (stage == 'ended' and ARGV[1] == 'expired') and call('ZREM', KEYS[1], member) == 1 then
+  local stage, now = unpack(call('HMGET', KEYS[at + 1], 'stage', 'state'))
+  local is_its_end = stage == 'ended' and now == state
+  if not (is_its_end and ARGV[1] == 'expired') and call('ZREM', KEYS[1], member) == 1 then
     dropped = dropped + 1
     call('HINCRBY', KEYS[3], state, -1)
-    if not stage or stage == 'ended' then
+    if is_its_end or not stage then
       call('DEL', KEYS[at + 1], KEYS[at + 2], KEYS[at + 3])
       call('ZREM', KEYS[2], task_id)
-      call('ZREM', KEYS[4], task_id)
     end
+    if is_its_end or now ~= 'failed' then call('ZREM', KEYS[4], task_id) end
   end
 end
 return dropped
