@@ -142,7 +142,7 @@ async def serve(
     """
     leave = stop or _stop_on_signals()
     engine = Engine(store=store, pipelines=pipelines, options=options_of(settings), spans=spans)
-    dispatcher, operator = DispatcherService(engine), OperatorService()
+    dispatcher, operator = DispatcherService(engine), OperatorService(engine)
     rpc = RpcServer(dispatcher=dispatcher, worker=WorkerService(engine), operator=operator)
     listener = open_listener(settings.http_address)
     grpc_port = await _open(engine, rpc, settings, leave)

@@ -166,6 +166,19 @@ async def test_a_queued_task_may_have_a_timer_that_is_moved_and_taken_away(store
     assert len(await store.read("default", 10)) == 1
 
 
+async def test_timers_are_dropped_of_tasks_that_are_gone_alone(backend, store):
+    for task_id in ("t1", "t2"):
+        await advance(store, task_id, "create", "lease", "fail-delayed")
+    await backend.expire("t1")
+
+    assert await store.drop_timers(["t1", "t2", "never"]) == 1
+
+    _, next_ms = await store.due(limit=10)
+    assert next_ms is not None
+    await carry_out(store, "due", "t2")
+    assert await store.due(limit=10) == ([], None)
+
+
 @pytest.mark.parametrize(
     ("kind", "tally"), [("complete-next", {"processed": "1"}), ("fail-delayed", {"failed": "1"})]
 )

@@ -1,4 +1,4 @@
-"""What operators want of all dispatchers: stored once, read by each, on both stores."""
+"""What operators want of all dispatchers: stored once, read by every one of them."""
 
 import msgspec
 

@@ -350,3 +350,12 @@ async def test_a_task_submitted_anew_after_it_expired_is_not_trimmed(redis, redi
     assert (await current(redis_store, "t1")).state == "pending"
     assert (await redis_store.index(cursor="", count=5)).task_ids == ["t1"]
     assert await redis_store.counts() == {"live": 1, "retries": 0, "pending": 1}
+
+
+async def test_two_thousand_calls_at_once_share_the_few_connections(redis_store):
+    await submit(redis_store, "t1")
+
+    async with asyncio.TaskGroup() as group:
+        reading = [group.create_task(redis_store.records(["t1"])) for _ in range(2_000)]
+
+    assert {record.state for each in reading for record in each.result()} == {"pending"}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
+from stepstream.testing.tether import tethered
 from tests.support.tree import ROOT
 
 __all__ = ["START_LIMIT_S", "Child", "News"]
 
 START_LIMIT_S = 30.0  # of one process; a second on a quiet machine, more beside other tests
-TETHERED = str(ROOT / "tests" / "support" / "tethered.py")
 _LINES_SHOWN = 15
 
 FoundT = TypeVar("FoundT")
@@ -72,8 +71,7 @@ class Child(asyncio.SubprocessProtocol):
         """Spawns the process in the root of the repository; it dies with this one."""
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: self,
-            *(sys.executable, "-S", TETHERED, str(os.getpid())),
-            *argv,
+            *tethered(argv),
             cwd=ROOT,
             env={"PATH": os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1", **env},
             stdin=asyncio.subprocess.DEVNULL,

@@ -56,7 +56,7 @@ async def serving_edge(limits: IntakeLimits = LIMITS) -> AsyncIterator[Edge]:
     shared = LocalDatabase(outlives_stores=True)
     async with Dispatcher(shared, "committer", "settling", "feeder") as dispatcher:
         engine = dispatcher.engine
-        calls = json_calls(DispatcherService(engine), OperatorService(), engine.desk)
+        calls = json_calls(DispatcherService(engine), OperatorService(engine), engine.desk)
         app = build_app(engine.stats, engine.ready, api_routes(calls, json_schemas(), limits))
         async with (
             asyncio.TaskGroup() as group,
@@ -77,7 +77,7 @@ async def serving_grpc(dispatcher: Dispatcher) -> AsyncIterator[Any]:
     server = RpcServer(
         dispatcher=DispatcherService(engine),
         worker=WorkerService(engine),
-        operator=OperatorService(),
+        operator=OperatorService(engine),
     )
     port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -108,9 +108,9 @@ class FakeSession:
         """Sends one receipt."""
         self.send(pb.WorkResponse(receipts=receipts([settlement], status)))
 
-    def drain(self) -> None:
+    def drain(self, *, leave: bool = False) -> None:
         """Says that the dispatcher leaves."""
-        self.send(pb.WorkResponse(drain=pb.DispatcherDrain(reason="test")))
+        self.send(pb.WorkResponse(drain=pb.DispatcherDrain(reason="test", leave=leave)))
 
     def end(self, code: grpc.StatusCode, words: str = "ended by the test") -> None:
         """Ends the stream with a status once everything sent before is written."""

@@ -29,6 +29,7 @@ class Proxy:
         self.swallowed = 0  # replies that nobody received
         self.delay_s = 0.0  # how long each reply is held back
         self._cut_marker = b""
+        self._spared = 0
         self._dying = False
         self.cut = asyncio.Event()  # a request was delivered, and nobody is connected any more
         self._server: asyncio.Server | None = None
@@ -50,10 +51,14 @@ class Proxy:
         """Let go what is held back."""
         self._freed.set()
 
-    def cut_at(self, marker: bytes) -> None:
-        """Die with the next request that contains the marker: delivered, and never answered."""
+    def cut_at(self, marker: bytes, *, after: int = 0) -> None:
+        """Die with a request that contains the marker: it is delivered, and never answered.
+
+        Args:
+            after: How many such requests are answered before.
+        """
         self.cut.clear()
-        self._cut_marker = marker
+        self._cut_marker, self._spared = marker, after
 
     def refuse(self) -> None:
         """Drop every connection, and refuse new ones until `accept`."""
@@ -127,8 +132,10 @@ class Proxy:
             if self._freeing_marker and self._freeing_marker in chunk:
                 freeing.set()
             if self._cut_marker and self._cut_marker in chunk:
-                self._dying = True
-                doomed.set()
+                self._spared -= 1
+                if self._spared < 0:
+                    self._dying = True
+                    doomed.set()
             upstream.write(chunk)
             await upstream.drain()
         upstream.close()
@@ -146,7 +153,7 @@ class Proxy:
                 if doomed.is_set() and self._dying:
                     self._die()
                 break
-            if self.delay_s:
+            if self.delay_s:  # a slow server
                 await asyncio.sleep(self.delay_s)
             writer.write(chunk)
             await writer.drain()

@@ -10,6 +10,7 @@ from stepstream_dispatcher.core.record import TaskRecord
 from stepstream_dispatcher.engine.desk import Accepted
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.store.local import LocalStore
+from stepstream_dispatcher.store.local_commit import entry_number
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import (
     Imported,
@@ -19,10 +20,12 @@ from stepstream_dispatcher.store.port import (
     StoreUnreachable,
 )
 from tests.support.engine import Dispatcher, FaultyStore, database
+from tests.support.virtual_time import pass_time
 
-__all__ = ["Remote", "Switched"]
+__all__ = ["RUNNING_MAX", "Remote", "Switched"]
 
 RUNNING_MAX = 3
+FIRST_ENTRY = 1_000_000  # of the journal
 
 
 class Remote:
@@ -80,6 +83,18 @@ class Remote:
             raise self.trouble
 
 
+class _Journal(LocalStore):
+    """Both stores are of one kind here, so its entries are told by their numbers."""
+
+    async def open(self) -> None:
+        await super().open()
+        statement = "INSERT INTO sqlite_sequence (name, seq) VALUES ('entries', ?)"
+        await self._database.run(lambda c: c.execute(statement, (FIRST_ENTRY,)))
+
+    def is_own_entry(self, entry_id: str) -> bool:
+        return entry_number(entry_id) > FIRST_ENTRY
+
+
 class Switched(Dispatcher):
     """A dispatcher with a fallback; `store` is what answers for Redis."""
 
@@ -88,7 +103,7 @@ class Switched(Dispatcher):
     def _engine_store(self) -> Store:
         self.remote = Remote(self.store)
         now_ms = database().now_ms
-        self.journal = LocalStore(LocalDatabase(now_ms=now_ms), dispatcher_id="dispatcher-1")
+        self.journal = _Journal(LocalDatabase(now_ms=now_ms), dispatcher_id="dispatcher-1")
         self.switch = SwitchStore(cast("Any", self.remote), self.journal, running_max=RUNNING_MAX)
         return self.switch
 
@@ -109,11 +124,9 @@ class Switched(Dispatcher):
         assert record is not None
         return record
 
-    async def accepted(self, text: bytes = b"text", **options: Any) -> asyncio.Task[Accepted]:
-        """Submit, without waiting for the end, until the task is there."""
+    async def submitting(self, text: bytes = b"text", **options: Any) -> asyncio.Task[Accepted]:
+        """Submit without waiting for the end; the task is accepted when this returns."""
         submission = Submission(pipeline="translation", input=text, **options)
-        known = self.switch.journaled
         task = self._group.create_task(self.engine.desk.submit(submission))
-        while self.switch.journaled == known and not task.done():  # noqa: ASYNC110 - one turn each
-            await asyncio.sleep(0)
+        await pass_time(0.01)
         return task

@@ -15,6 +15,7 @@ StepstreamError
  +-- WorkerNotFound             no such worker
  +-- QueueFull                  too many live tasks, or Redis is full
  +-- RateLimited                too many streams or watchers
+ +-- StoreBusy                  more calls at once than the dispatcher has connections to Redis for
  +-- Unavailable                try again, elsewhere if you can
  |    +-- Draining              the dispatcher is leaving
  |    +-- StoreUnavailable      Redis does not answer
@@ -50,6 +51,7 @@ __all__ = [
     "SessionSuperseded",
     "StaleLease",
     "StepstreamError",
+    "StoreBusy",
     "StoreUnavailable",
     "TaskConflict",
     "TaskContended",
@@ -183,6 +185,14 @@ class RateLimited(StepstreamError):
     """Too many streams or watchers at this dispatcher; the caller backs off."""
 
     reason = "RATE_LIMITED"
+    status = "RESOURCE_EXHAUSTED"
+    retryable = True
+
+
+class StoreBusy(StepstreamError):
+    """Redis answers, and too many calls wait for a connection to it; the caller backs off."""
+
+    reason = "STORE_BUSY"
     status = "RESOURCE_EXHAUSTED"
     retryable = True
 

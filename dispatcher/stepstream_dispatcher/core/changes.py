@@ -31,6 +31,7 @@ __all__ = [
     "expire",
     "failure_of",
     "follow",
+    "no_releases",
     "policy_of",
     "queue",
     "settlement",
@@ -61,7 +62,8 @@ def follow(
     if target == FAILED:
         return end(record, at, "failed", change, **words)
     step = at.pipeline.step(target)
-    change["fields"] = {**FRESH_STEP, **change.pop("fields", {}), "step": target}
+    fields = {**FRESH_STEP, **no_releases(record), **change.pop("fields", {}), "step": target}
+    change["fields"] = fields
     if step.kind == "human":
         kind = EventType.WAITING
     return enter(record, at, kind, step, change, **words)
@@ -195,6 +197,11 @@ def _timer(record: TaskRecord, fields: Fields) -> tuple[int | None, bool]:
     if before_ms == after_ms:
         return None, False
     return after_ms or None, not after_ms
+
+
+def no_releases(record: TaskRecord) -> Fields:
+    """What ends a row of releases; most records have none, and write nothing."""
+    return {"releases": 0} if record.releases else {}
 
 
 def settlement(record: TaskRecord, token: str, *, reported: bool, tally: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Refusal(Enum):
     NO_REVISION_LEFT = "no revision left"
     UNKNOWN_OUTCOME = "unknown outcome"
     NOT_FAILED = "not failed"  # only a dead letter can be redriven or edited
+    UNKNOWN_PIPELINE = "unknown pipeline"  # defined nowhere, or without the record's step
 
 
 class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -70,6 +70,7 @@ class Released(Fact, frozen=True, kw_only=True):
     reason: str
     owner: str = ""  # only if this dispatcher still answers for it; empty: whoever does
     reported: bool = False  # by the worker itself
+    needless: bool = False  # by a worker that stays and could have gone on
 
 
 class Lost(Fact, frozen=True, kw_only=True):

@@ -24,13 +24,14 @@ from stepstream_dispatcher.core.changes import (
     expire,
     failure_of,
     follow,
+    no_releases,
     policy_of,
     queue,
     settlement,
 )
 from stepstream_dispatcher.core.decision import Circumstances, Decision, Refusal
 from stepstream_dispatcher.core.record import EventType, Stage, TaskRecord, Transition
-from stepstream_dispatcher.core.retry import loss_delay_ms, retry_delay_ms
+from stepstream_dispatcher.core.retry import loss_delay_ms, release_delay_ms, retry_delay_ms
 
 __all__ = [
     "LOSSES_MAX",
@@ -122,6 +123,7 @@ def fail(record: TaskRecord, fact: f.Failed, at: Circumstances) -> Decision:
     settled = settlement(record, fact.token, reported=fact.reported, tally="failed")
     settled["data"] = failure_of(record, at, fact.code, fact.message, retryable=fact.retryable)
     settled["fields"] = {"failures": record.failures + 1, "errors": record.errors + 1}
+    settled["fields"].update(no_releases(record))
     words = {"detail": fact.code, "message": fact.message}
     if record.cancel:
         return end(record, at, "cancelled", settled, **words)
@@ -143,7 +145,7 @@ def lose(record: TaskRecord, fact: f.Lost, at: Circumstances) -> Decision:
     settled = settlement(record, fact.token, reported=False, tally="failed")
     settled["data"] = failure_of(record, at, "WORKER_LOST", fact.reason, retryable=True)
     losses = record.losses + 1
-    settled["fields"] = {"losses": losses, "errors": record.errors + 1}
+    settled["fields"] = {"losses": losses, "errors": record.errors + 1, **no_releases(record)}
     words = {"detail": "WORKER_LOST", "message": fact.reason}
     if record.cancel:
         return end(record, at, "cancelled", settled, **words)
@@ -158,7 +160,7 @@ def lose(record: TaskRecord, fact: f.Lost, at: Circumstances) -> Decision:
 
 
 def release(record: TaskRecord, fact: f.Released, at: Circumstances) -> Decision:
-    """The attempt is given back uncharged: the step is queued again."""
+    """The attempt is given back uncharged: the step is queued again, at once or soon."""
     if fact.token != record.lease:
         return Refusal.STALE_LEASE
     if fact.owner and fact.owner != record.owner:
@@ -168,6 +170,12 @@ def release(record: TaskRecord, fact: f.Released, at: Circumstances) -> Decision
         return end(record, at, "cancelled", settled, message=fact.reason)
     if record.is_late(at.now_ms):
         return expire(record, at, settled)
+    delay_ms = 0
+    if fact.needless:
+        settled["fields"] = {"releases": record.releases + 1}
+        delay_ms = release_delay_ms(record.releases + 1)
+    if delay_ms:
+        return delay(record, at, EventType.RELEASED, delay_ms, settled, message=fact.reason)
     return queue(record, at, EventType.RELEASED, settled, actor=record.worker, message=fact.reason)
 
 
@@ -259,7 +267,7 @@ def redrive(record: TaskRecord, _fact: f.Redriven, at: Circumstances) -> Decisio
         return Refusal.NOT_FAILED
     step = at.pipeline.step(record.step)
     change: dict[str, Any] = {"live": 1, "retain_s": -1, "fields": {**FRESH_STEP, "cancel": 0}}
-    change["fields"].update(attempt=record.attempt, deadline_ms=0)
+    change["fields"].update(no_releases(record), attempt=record.attempt, deadline_ms=0)
     return enter(record, at, EventType.REDRIVEN, step, change)
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "DEFAULT_OUTCOME",
     "DONE",
     "FAILED",
+    "RESERVED_STATES",
     "Catalog",
     "Pipeline",
     "PipelineError",
@@ -23,6 +24,8 @@ __all__ = [
 DEFAULT_OUTCOME: Final = "completed"  # of a worker that names none
 DONE: Final = "done"
 FAILED: Final = "failed"
+# States that no step may have.
+RESERVED_STATES: Final = frozenset({"pending", "scheduled", "done", "failed", "cancelled"})
 
 
 class PipelineError(ValueError):
@@ -109,6 +112,15 @@ class Catalog:
     def queues(self) -> frozenset[str]:
         """Lanes of all known versions, since tasks of an older one may still be queued."""
         return frozenset(queue for each in self._by_key.values() for queue in each.queues)
+
+    def names(self) -> frozenset[str]:
+        """Names of all known pipelines."""
+        return frozenset(each.name for each in self._by_key.values())
+
+    def states(self) -> frozenset[str]:
+        """States that a task of any known version may be in."""
+        of_steps = (step.state for each in self._by_key.values() for step in each.steps.values())
+        return RESERVED_STATES.union(of_steps)
 
     def step_types(self, queue: str) -> frozenset[str]:
         """Names of the steps that a worker must serve to be fed from a lane.

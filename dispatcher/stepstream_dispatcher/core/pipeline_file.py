@@ -12,6 +12,7 @@ import msgspec
 from stepstream_dispatcher.core.pipeline import (
     DONE,
     FAILED,
+    RESERVED_STATES,
     Pipeline,
     PipelineError,
     RetryPolicy,
@@ -22,7 +23,6 @@ from stepstream_dispatcher.core.toml_lines import LineIndex, Path
 __all__ = ["load"]
 
 _ENDS: Final = frozenset({DONE, FAILED})
-_RESERVED_STATES: Final = frozenset({"pending", "scheduled", "done", "failed", "cancelled"})
 _REVIEW_OUTCOMES: Final = frozenset({"approved", "edited", "rejected"})
 _WORKER_KEYS: Final = ("queue", "timeout", "retry")
 
@@ -207,7 +207,7 @@ def _check_names(source: _Source, at: Path, table: _PipelineTable) -> None:
         where = (*at, "step", number)
         if step.name in _ENDS:
             raise source.wrong((*where, "name"), f"step name {step.name!r} is reserved")
-        if step.state in _RESERVED_STATES:
+        if step.state in RESERVED_STATES:
             raise source.wrong((*where, "state"), f"state {step.state!r} is reserved")
         if step.name in names:
             raise source.wrong((*where, "name"), f"a second step named {step.name!r}")

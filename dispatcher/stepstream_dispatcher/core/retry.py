@@ -6,9 +6,11 @@ from typing import Final
 
 from stepstream_dispatcher.core.pipeline import RetryPolicy
 
-__all__ = ["loss_delay_ms", "retry_delay_ms"]
+__all__ = ["loss_delay_ms", "release_delay_ms", "retry_delay_ms"]
 
 _LOSS_DELAYS_MS: Final = (1_000, 2_000, 4_000)
+_RELEASE_DELAY_MIN_MS: Final = 1_000
+_RELEASE_DELAY_MAX_MS: Final = 30_000
 _EXPONENT_MAX: Final = 256  # 10 ** 256 days is still a float
 
 
@@ -37,3 +39,17 @@ def loss_delay_ms(losses: int, waited_ms: int) -> int:
     """
     delay_ms = _LOSS_DELAYS_MS[min(losses, len(_LOSS_DELAYS_MS)) - 1]
     return max(0, delay_ms - waited_ms)
+
+
+def release_delay_ms(releases: int) -> int:
+    """Return how long a step waits that is given back again: 0, 1 s, 2 s, 4 s ... 30 s.
+
+    So a step that is given back whenever it is handed out goes round in no circle, uncharged as
+    it is.
+
+    Args:
+        releases: Attempts in a row that workers gave back without need so far, at least 1.
+    """
+    if releases <= 1:
+        return 0
+    return min(_RELEASE_DELAY_MIN_MS << min(releases - 2, _EXPONENT_MAX), _RELEASE_DELAY_MAX_MS)

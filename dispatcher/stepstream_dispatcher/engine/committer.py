@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
+import structlog
 
-from stepstream.errors import InternalError, StepstreamError, StoreUnavailable
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
 from stepstream_dispatcher.core.facts import Fact
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
 from stepstream_dispatcher.core.pipeline import Catalog
@@ -38,7 +39,10 @@ CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script c
 CALL_BYTES_MAX: Final = 1024 * 1024
 TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
 CALLS_IN_FLIGHT: Final = 2  # of one kind: the next one is packed while Redis works on the first
+UNKNOWN_MAX: Final = 1_000  # pipelines and steps that are complained about, once each
 DECISIONS_MAX: Final = 5  # of one fact, before the caller is told that the task is contended
+
+_log = structlog.get_logger(__name__)
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +166,7 @@ class Committer:
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
         }
+        self._unknown: set[str] = set()  # pipelines and steps that were complained about
         self.new_op_id = OperationIds().next
 
     async def run(self) -> None:
@@ -216,8 +221,9 @@ class Committer:
 
     def _decide(self, proposal: Proposal, record: TaskRecord, op_id: str) -> Transition | Refusal:
         pipeline = self._catalog.by_key(record.pipeline)
-        if pipeline is None:
-            raise InternalError(f"pipeline {record.pipeline} is defined nowhere")
+        if pipeline is None or record.step not in pipeline.steps:
+            self._note_unknown(proposal.task_id, record)
+            return Refusal.UNKNOWN_PIPELINE
         at = Circumstances(
             task_id=proposal.task_id,
             pipeline=pipeline,
@@ -227,6 +233,18 @@ class Committer:
             retain_s=self._retain_s,
         )
         return decide(record, proposal.fact, at)
+
+    def _note_unknown(self, task_id: str, record: TaskRecord) -> None:
+        """Say once for each step of a pipeline that its tasks stand still."""
+        name = f"{record.pipeline} {record.step}"
+        if name not in self._unknown and len(self._unknown) < UNKNOWN_MAX:
+            self._unknown.add(name)
+            _log.error(
+                "a pipeline's step is defined nowhere; its tasks stand still",
+                pipeline=record.pipeline,
+                step=record.step,
+                task=task_id,
+            )
 
     async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Result]:
         call = _Call(transitions)
@@ -245,7 +263,7 @@ class Committer:
                 results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
             except (CommitFailed, CommitPartly) as partly:
                 results, error = partly.results, partly
-            except StoreUnavailable as unavailable:
+            except (StoreUnavailable, StoreBusy) as unavailable:
                 error = unavailable
             finally:
                 self._hand_back(taken, results, error)

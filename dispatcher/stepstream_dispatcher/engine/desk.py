@@ -10,11 +10,13 @@ from typing import Final, Protocol
 import msgspec
 
 from stepstream.errors import (
+    InternalError,
     InvalidTask,
     QueueFull,
     ReviewConflict,
     RevisionsExhausted,
     StepstreamError,
+    StoreBusy,
     StoreUnavailable,
     TaskConflict,
     TaskContended,
@@ -44,6 +46,7 @@ from stepstream_dispatcher.core.record import (
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.identity import new_task_id
 from stepstream_dispatcher.engine.modes import Home
+from stepstream_dispatcher.engine.vocabulary import Vocabulary
 from stepstream_dispatcher.engine.watch import GapFrame, SnapshotFrame, WatchHub
 from stepstream_dispatcher.store.port import IndexPage, Result, Store, Verdict
 
@@ -106,6 +109,7 @@ class Desk:
         cancel_here: Tells the worker that holds a task here to stop; False if none does.
         home_of: Where an accepted task is kept.
         traced: Begins the trace of a submission, where there is to be one.
+        vocabulary: Tells names of pipelines and states from misspelt ones.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class Desk:
         cancel_here: Callable[[str], bool],
         home_of: Callable[[str], Home],
         traced: Callable[[Submission], Submission],
+        vocabulary: Vocabulary,
     ) -> None:
         self._store = store
         self._committer = committer
@@ -130,6 +135,7 @@ class Desk:
         self._cancel_here = cancel_here
         self._home_of = home_of
         self._traced = traced
+        self._vocabulary = vocabulary
 
     # --- submit ----------------------------------------------------------------------------------
 
@@ -205,7 +211,7 @@ class Desk:
             return []
         try:
             return await self._committer.create(transitions)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreBusy) as error:
             return [error] * len(transitions)
 
     def _creation(self, submission: Submission) -> Transition:
@@ -281,10 +287,12 @@ class Desk:
         """List tasks, newest first; by state's own set where there is one.
 
         Raises:
-            InvalidTask: A bad page size or token.
+            InvalidTask: A bad page size or token, or a pipeline or state that does not exist.
         """
         if not 0 <= selection.page_size <= PAGE_MAX:
             raise InvalidTask(f"page_size must be 0 to {PAGE_MAX}", field="page_size")
+        await self._vocabulary.check_pipeline(selection.pipeline)
+        await self._vocabulary.check_states([selection.state], "state")
         size = selection.page_size or PAGE_DEFAULT
         tasks: list[Sight] = []
         cursor = selection.page_token
@@ -349,6 +357,8 @@ class Desk:
             raise TaskNotFound(f"task {task_id} has expired")
         if outcome.verdict is Verdict.VERSION_CONFLICT:
             raise TaskContended(f"task {task_id} changes too fast")
+        if outcome.refusal is Refusal.UNKNOWN_PIPELINE:
+            raise InternalError(f"pipeline {sight.record.pipeline} is not known here as it was")
         return outcome
 
 

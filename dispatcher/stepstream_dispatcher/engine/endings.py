@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from stepstream.errors import StepstreamError, StoreUnavailable
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
 from stepstream_dispatcher.core.facts import DeadlinePassed, Failed, Lost, Released
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.sessions import Attempt, Sessions
@@ -55,7 +55,7 @@ class Endings:
         """Record what is left.
 
         Raises:
-            StoreUnavailable: Some could not be recorded; they are kept.
+            StoreUnavailable, StoreBusy: Some could not be recorded; they are kept.
         """
         if error := await self._record(list(self._facts)):
             raise error
@@ -69,7 +69,7 @@ class Endings:
         self._forget(token)
         return True
 
-    async def _record(self, tokens: list[str]) -> StoreUnavailable | None:
+    async def _record(self, tokens: list[str]) -> StoreUnavailable | StoreBusy | None:
         """Record each by itself, side by side; returns why any was not."""
         ready = [
             token
@@ -86,12 +86,12 @@ class Endings:
             self._in_flight.difference_update(ready)
         return next((error for one in tries if (error := one.result())), None)
 
-    async def _record_one(self, token: str) -> StoreUnavailable | None:
+    async def _record_one(self, token: str) -> StoreUnavailable | StoreBusy | None:
         attempt, fact = self._attempts[token], self._facts[token]
         proposal = Proposal(task_id=attempt.task_id, record=attempt.record, fact=fact)
         try:
             (outcome,) = await self._committer.apply([proposal])
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreBusy) as error:
             return error
         except StepstreamError as error:  # recovery finds the lease; nothing else would help
             _log.error("an ending could not be recorded", task=attempt.task_id, error=str(error))

@@ -17,9 +17,12 @@ from stepstream_dispatcher.engine.desk import Desk
 from stepstream_dispatcher.engine.fallback import Fallback
 from stepstream_dispatcher.engine.feeder import Feeder
 from stepstream_dispatcher.engine.fresh import Fresh
+from stepstream_dispatcher.engine.intents import IntentKeeper
 from stepstream_dispatcher.engine.janitor import Janitor
 from stepstream_dispatcher.engine.leases import Leases
 from stepstream_dispatcher.engine.modes import Home
+from stepstream_dispatcher.engine.operations import Operations
+from stepstream_dispatcher.engine.overview import Overview
 from stepstream_dispatcher.engine.reception import Reception
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.roster import Roster
@@ -30,6 +33,7 @@ from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.timers import Timers
 from stepstream_dispatcher.engine.traces import SpanSink, Traces
+from stepstream_dispatcher.engine.vocabulary import Vocabulary
 from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import MINUTE_MS, Durability, Store
 
@@ -76,6 +80,8 @@ class Engine:
         self.catalog = Catalog(pipelines)
         self.sessions = Sessions()
         self.watch = WatchHub(store=store)
+        self.vocabulary = Vocabulary(self.catalog, learn=self._learn)
+        self.overview = Overview(store=store, watch=self.watch, vocabulary=self.vocabulary)
         self.health: dict[str, LoopHealth] = {}
         self.draining = False
         self._ending = False
@@ -114,6 +120,9 @@ class Engine:
             limit_ms_of=self._limit_ms_of,
             seen=self.traces.seen,
         )
+        self.intents = IntentKeeper(
+            store=store, sessions=self.sessions, feeder=self.feeder, leases=self.leases
+        )
         self._roster = Roster(
             store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
         )
@@ -125,12 +134,12 @@ class Engine:
             catalog=self.catalog,
             dispatcher_id=options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
-            registered=self._roster.save,
+            registered=self._registered,
             reaches=self._reaches,
         )
         self.desk = self._make_desk()
         self.recovery = self._make_recovery()
-        self._janitor = Janitor(store=store, results_max=options.results_max)
+        self.operations = self._make_operations()
 
     def _make_desk(self) -> Desk:
         return Desk(
@@ -143,6 +152,7 @@ class Engine:
             cancel_here=self.leases.cancel_task,
             home_of=self.home_of,
             traced=self.traces.begin,
+            vocabulary=self.vocabulary,
         )
 
     def _make_recovery(self) -> Recovery:
@@ -155,6 +165,19 @@ class Engine:
             silence_limit_s=self.options.silence_limit_s,
             lanes=lambda: sorted(self.catalog.queues()),
             reaches=self._reaches,
+        )
+
+    def _make_operations(self) -> Operations:
+        return Operations(
+            store=self.store,
+            committer=self.committer,
+            desk=self.desk,
+            intents=self.intents,
+            catalog=self.catalog,
+            vocabulary=self.vocabulary,
+            limits=Limits(payload_bytes=self.options.payload_bytes_max),
+            silence_limit_s=self.options.silence_limit_s,
+            dispatcher_id=self.options.dispatcher_id,
         )
 
     async def open(self) -> None:
@@ -172,6 +195,7 @@ class Engine:
         await self._learn()
         await self.store.ensure_lanes(sorted(self.catalog.queues()))
         await self.store.beat()
+        await self.intents.look()
         self.durability = await self.store.durability()
 
     def home_of(self, task_id: str) -> Home:
@@ -194,8 +218,9 @@ class Engine:
             "roster": self._roster.run,
             "janitor": Janitor(store=self.store, results_max=self.options.results_max).run,
             "traces": self.traces.run,
-            "intents": self._listen,
+            "intents": self.intents.run,
             "watch": self.watch.listen,
+            "overview": self.overview.run,
         }
         if self._switch:
             fallback = Fallback(self._switch, returned=self._returned, turned=self._turned)
@@ -258,6 +283,10 @@ class Engine:
         outages = [name for name, health in self.health.items() if health.outage]
         return "store_unavailable" if outages else None
 
+    async def _registered(self) -> None:
+        self.intents.greet()
+        await self._roster.save()
+
     async def _returned(self) -> None:
         self.recovery.hold_back()
         await self._share()
@@ -271,14 +300,6 @@ class Engine:
 
     def _reaches(self, task_id: str) -> bool:
         return self._switch is None or self._switch.reaches(task_id)
-
-    async def _listen(self) -> None:
-        """Take in what other dispatchers want of this one."""
-        async for signal in self.store.signals(events=False):
-            if signal.kind == "intent":
-                word, _, task_id = signal.payload.decode().partition(" ")
-                if word == "cancel":
-                    self.leases.cancel_task(task_id)
 
     def _applied(self, transition: Transition, entry_id: str) -> None:
         self.fresh.applied(transition, entry_id)

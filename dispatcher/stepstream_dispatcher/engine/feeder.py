@@ -17,9 +17,9 @@ from typing import Final
 
 import msgspec
 
-from stepstream_dispatcher.core.assign import Want, assign
+from stepstream_dispatcher.core.assign import Offer, Want, assign
 from stepstream_dispatcher.core.facts import Leased, Released, Requeued
-from stepstream_dispatcher.core.lifecycle import runs_alone
+from stepstream_dispatcher.core.lifecycle import Refusal, runs_alone
 from stepstream_dispatcher.core.record import Stage, TaskRecord, assignment_id
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.fresh import Fresh
@@ -77,6 +77,7 @@ class Feeder:
         self._waiting_on: frozenset[str] | None = None
         self._turn = 0
         self._stopped = False
+        self.paused: frozenset[str] = frozenset()  # lanes that nothing is handed out from
         self.in_hand: set[Entry] = set()  # read, and not yet leased
         self._alone: set[Entry] = set()  # those of them that wait for a worker of their own
 
@@ -92,6 +93,12 @@ class Feeder:
         """Hand out nothing more, and put back what is in hand."""
         self._stopped = True
         self._sessions.stir()
+
+    def pause(self, queues: frozenset[str]) -> None:
+        """Hand out nothing from these lanes, and from all others again."""
+        if queues != self.paused:
+            self.paused = queues
+            self._sessions.stir()
 
     async def _read_for_ever(self, group: asyncio.TaskGroup) -> None:
         rounds = asyncio.Semaphore(ROUNDS_MAX)
@@ -116,7 +123,11 @@ class Feeder:
             for queue in offer.queues:
                 credit[queue] = credit.get(queue, 0) + offer.free
         in_hand = len(self.in_hand) - len(self._alone)
-        return {queue: free - in_hand for queue, free in credit.items() if free > in_hand}
+        return {
+            queue: free - in_hand
+            for queue, free in credit.items()
+            if free > in_hand and queue not in self.paused
+        }
 
     async def _read(self, credit: dict[str, int]) -> list[Entry]:
         """Take what the next lane with entries has, each lane first in its turn."""
@@ -145,7 +156,8 @@ class Feeder:
             self._sessions.moved.clear()
             if self._waiting_on is None:
                 continue
-            if self._stopped or not self._credit().keys() <= self._waiting_on:
+            unwanted = self._stopped or not self.paused.isdisjoint(self._waiting_on)
+            if unwanted or not self._credit().keys() <= self._waiting_on:
                 await self._store.wake()
 
     # --- one round -------------------------------------------------------------------------------
@@ -203,7 +215,7 @@ class Feeder:
         if self._stopped:
             return loads
         wants = [Want(queue=load.entry.queue) for load in loads]
-        matches = assign(wants, self._sessions.offers())
+        matches = assign(wants, self._offers())
         taken: list[tuple[_Load, Session]] = []
         left: list[_Load] = []
         for load, session_id in zip(loads, matches, strict=True):
@@ -215,6 +227,15 @@ class Feeder:
         if taken:
             await self._lease(taken)
         return left
+
+    def _offers(self) -> list[Offer]:
+        """What the sessions offer to the lanes that are not paused."""
+        offers = self._sessions.offers()
+        if not self.paused:
+            return offers
+        return [
+            msgspec.structs.replace(offer, queues=offer.queues - self.paused) for offer in offers
+        ]
 
     async def _lease(self, taken: Sequence[tuple[_Load, Session]]) -> None:
         sessions = {session.id: session for _, session in taken}.values()
@@ -283,7 +304,7 @@ class Feeder:
             attempt = attempts[token]
             if not outcome.applied or outcome.record is None:
                 session.attempts.pop(token, None)
-                if outcome.verdict is not Verdict.VERSION_CONFLICT:  # else: left to recovery
+                if _is_obsolete(outcome):  # else: left to recovery
                     obsolete.append(load.entry)
                 continue
             attempt.record = outcome.record
@@ -313,22 +334,31 @@ class Feeder:
     async def _hold(self, loads: list[_Load]) -> None:
         """Try again as credit moves, for a second; then put the rest back."""
         until = asyncio.get_running_loop().time() + SURPLUS_S
+        loads = await self._put_back_paused(loads)
         while loads and not self._stopped:
             try:
                 async with asyncio.timeout_at(until):
                     await self._sessions.stirred()
             except TimeoutError:
                 break
-            loads = await self._hand_out(loads)
+            loads = await self._hand_out(await self._put_back_paused(loads))
         if loads:
             await self._put_back(loads)
 
-    async def _put_back(self, loads: list[_Load]) -> None:
+    async def _put_back_paused(self, loads: list[_Load]) -> list[_Load]:
+        """Put back what belongs to a paused lane; returns the rest."""
+        queues = self.paused
+        paused = [load for load in loads if load.entry.queue in queues]
+        if paused:
+            await self._put_back(paused, "its queue is paused")
+        return [load for load in loads if load.entry.queue not in queues]
+
+    async def _put_back(self, loads: list[_Load], reason: str = "no worker had room") -> None:
         proposals = [
             Proposal(
                 task_id=load.entry.task_id,
                 record=load.record,
-                fact=Requeued(entry=load.entry.entry_id, reason="no worker had room"),
+                fact=Requeued(entry=load.entry.entry_id, reason=reason),
             )
             for load in loads
         ]
@@ -345,8 +375,7 @@ class Feeder:
         try:
             while session.attempts or session.settling:
                 await self._sessions.stirred()
-                gone = self._sessions.get(session.id) is None or session.left
-                if gone or self._stopped:
+                if self._lost_for(session, load.entry.queue):
                     await self._put_back([load])
                     return
             await self._lease([(load, session)])
@@ -356,11 +385,16 @@ class Feeder:
             session.reserved = False
             self._sessions.stir()
 
+    def _lost_for(self, session: Session, queue: str) -> bool:
+        """Whether what was reserved for an entry of a lane is not to be had any more."""
+        gone = self._sessions.get(session.id) is None or session.left
+        return gone or self._stopped or queue in self.paused
+
     async def _reserve_worker(self, queue: str) -> Session | None:
         """The worker that is reserved; None if none comes in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SURPLUS_S):
-                while not self._stopped:
+                while not self._stopped and queue not in self.paused:
                     able = [one for one in self._sessions if self._can_be_reserved(one, queue)]
                     if able:
                         session = min(able, key=lambda one: len(one.attempts))
@@ -381,6 +415,12 @@ class Feeder:
 def is_current(record: TaskRecord, entry: Entry) -> bool:
     """Whether an entry is the one that its task's record waits for."""
     return record.stage is Stage.QUEUED and record.entry == entry.entry_id
+
+
+def _is_obsolete(outcome: Outcome) -> bool:
+    """Whether the entry of a lease that came to nothing is no task's current one."""
+    contended = outcome.verdict is Verdict.VERSION_CONFLICT
+    return not (contended or outcome.refusal is Refusal.UNKNOWN_PIPELINE)
 
 
 def _give_back(attempt: Attempt, token: str, reason: str) -> Proposal:

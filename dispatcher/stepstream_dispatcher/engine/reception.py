@@ -88,12 +88,23 @@ class Reception:
     async def _open(self, hello: Hello) -> Opened:
         session = Session(new_session_id(), hello, now=asyncio.get_running_loop().time())
         older = self._sessions.of_instance(hello.instance_id)
-        verdicts = [await self._verdict(session, item, older) for item in hello.inventory]
-        if older is not None:
-            await self._supersede(older)
+        held = {*older.attempts, *older.parked} if older else set()
+        adopted = {
+            item.lease_token: await self._adopt(session, item)
+            for item in hello.inventory
+            if item.lease_token not in held
+        }
         queues, warnings = self._lanes(hello)
+        # Nothing is awaited until the session is on the table with what it carries over, so that no
+        # attempt is nobody's, whatever fails.
+        verdicts = [
+            _verdict(item, kept=_carry_over(session, item, older) or adopted.get(item.lease_token))
+            for item in hello.inventory
+        ]
         self._sessions.add(session, queues)
         try:
+            if older is not None:
+                await self._supersede(older)
             await self._registered()
         except BaseException:  # its stream never begins, so nothing else would end it
             self._leases.broke(session)
@@ -136,35 +147,12 @@ class Reception:
 
     async def _supersede(self, older: Session) -> None:
         """End the older stream of the instance; what it did not bring along is gone."""
+        older.draining = True
         older.outbox.superseded = True
         older.outbox.notify()
         await self._leases.give_up(older, "its newer stream did not bring it along")
 
     # --- inventory -------------------------------------------------------------------------------
-
-    async def _verdict(
-        self, session: Session, item: Inventory, older: Session | None
-    ) -> tuple[str, str]:
-        kept = self._carry_over(session, item, older) or await self._adopt(session, item)
-        if item.settled:
-            return item.assignment_id, "RESEND"
-        return item.assignment_id, "KEEP" if kept else "ABANDON"
-
-    def _carry_over(self, session: Session, item: Inventory, older: Session | None) -> bool:
-        """Move an attempt from the instance's older session here."""
-        token = item.lease_token
-        if older is None:
-            return False
-        if token in older.parked:
-            session.parked[token] = older.parked.pop(token)
-            return True
-        attempt = older.attempts.pop(token, None)
-        if attempt is None:
-            return False
-        attempt.named = True
-        attempt.cancelled = False  # the word may have gone down with the older stream
-        session.attempts[item.lease_token] = attempt
-        return True
 
     async def _adopt(self, session: Session, item: Inventory) -> bool:
         """Answer for an attempt that another dispatcher, or this one before, handed out."""
@@ -210,3 +198,26 @@ class Reception:
         )
         session.attempts[item.lease_token] = attempt
         return attempt
+
+
+def _verdict(item: Inventory, *, kept: bool | None) -> tuple[str, str]:
+    if item.settled:
+        return item.assignment_id, "RESEND"
+    return item.assignment_id, "KEEP" if kept else "ABANDON"
+
+
+def _carry_over(session: Session, item: Inventory, older: Session | None) -> bool:
+    """Move an attempt from the instance's older session here."""
+    token = item.lease_token
+    if older is None:
+        return False
+    if token in older.parked:
+        session.parked[token] = older.parked.pop(token)
+        return True
+    attempt = older.attempts.pop(token, None)
+    if attempt is None:
+        return False
+    attempt.named = True
+    attempt.cancelled = False  # the word may have gone down with the older stream
+    session.attempts[token] = attempt
+    return True

@@ -40,7 +40,7 @@ class Roster:
         for name, fields in current.items():
             known = self._saved.get(name)
             if known is None or known[0] != fields or now - known[1] >= SAVE_EVERY_S:
-                await self._store.save_worker(name, fields)
+                await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
                 self._saved[name] = (fields, now)
         for name in [name for name in self._saved if name not in current]:
             await self._left(name)
@@ -54,8 +54,10 @@ class Roster:
         """Mark a worker as gone, unless it has moved to another dispatcher."""
         known = (await self._store.workers()).get(name, {})
         if known.get("dispatcher", "") == self._dispatcher_id:
-            gone: dict[str, str | int] = {"is_running": 0, "current_tasks": 0}
-            await self._store.save_worker(name, gone)
+            gone: dict[str, str | int] = {"is_running": 0, "current_tasks": 0, "draining": 0}
+            await self._store.save_worker(name, {**gone, "seen_ms": self._store.now_ms()})
+            if known.get("draining") == "1":
+                await self._store.forget_dismissal(known.get("instance", ""))
         self._saved.pop(name, None)
 
     def _describe(self, session: Session) -> dict[str, str | int]:

@@ -103,6 +103,7 @@ class Outbox:
         self.cancels: list[CancelWord] = []
         self.not_owned: list[str] | None = None  # a HeartbeatAck is due, with these
         self.drain = ""  # reason of a DispatcherDrain that is due
+        self.leave = False  # that drain sends the worker away for good
         self.closing = False  # the dispatcher ends the stream once all is written
         self.half_closed = False  # the worker will say nothing more
         self.superseded = False  # the instance has opened a newer stream
@@ -151,6 +152,7 @@ class Session:
         self.outbox = Outbox()
         self.leasing = 0  # rounds of lease commits under way that have attempts for it
         self.draining = False
+        self.dismissed = False  # an operator has told it to leave
         self.broken_at: float | None = None  # monotonic, once its stream is gone
         self.reserved = False  # kept free for an attempt that runs alone
         self.heard_at = now

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from stepstream.errors import StepstreamError, StoreUnavailable
-from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
+from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed, Released
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
@@ -93,7 +93,7 @@ class Settling:
         receipts: list[ReceiptWord] = []
         try:
             receipts = await self._record(session, settlements)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreBusy):
             _log.debug("results are not durable yet", results=len(settlements))
         except StepstreamError as error:
             _log.error("results could not be recorded", error=str(error))
@@ -119,7 +119,9 @@ class Settling:
             if record is not None
         ]
         proposals = [
-            Proposal(task_id=_task_of(settlement), record=record, fact=settlement.fact)
+            Proposal(
+                task_id=_task_of(settlement), record=record, fact=_fact_of(session, settlement)
+            )
             for settlement, record in known
         ]
         outcomes = iter(await self._committer.apply(proposals)) if proposals else iter(())
@@ -154,7 +156,8 @@ class Settling:
             return _receipt(settlement, _WORDS[outcome.verdict])
         if outcome.refusal is Refusal.UNKNOWN_OUTCOME and outcome.record is not None:
             return await self._fail_unknown_outcome(settlement, outcome.record)
-        if outcome.verdict is Verdict.VERSION_CONFLICT:  # contended: nothing is decided yet
+        undecided = outcome.refusal is Refusal.UNKNOWN_PIPELINE
+        if undecided or outcome.verdict is Verdict.VERSION_CONFLICT:  # contended
             return self._keep(session, settlement)
         return await self._stale(settlement)
 
@@ -196,8 +199,16 @@ class Settling:
         if proposals:
             try:
                 await self._committer.apply(proposals)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreBusy):
                 return
+
+
+def _fact_of(session: Session, settlement: Settlement) -> Fact:
+    """What a worker says, with whether it gives an attempt back although it stays."""
+    fact = settlement.fact
+    if isinstance(fact, Released) and not session.left:
+        return msgspec.structs.replace(fact, needless=True)
+    return fact
 
 
 def _progress_of(attempt: Attempt, held: Held, progress: float) -> Proposal:

@@ -517,6 +517,15 @@ class SwitchStore:
         elsewhere = [task_id for task_id in there if task_id not in self._at_rest]
         return [*here, *elsewhere], min(later, default=None)
 
+    async def drop_timers(self, task_ids: Sequence[str]) -> int:
+        """See Store.drop_timers. While diverted only those of the journal."""
+        here = [task_id for task_id in task_ids if task_id in self._at_rest]
+        there = [task_id for task_id in task_ids if task_id not in self._at_rest]
+        dropped = await self._journal.drop_timers(here) if here else 0
+        if there and not self.diverted:
+            dropped += await self._remote.drop_timers(there)
+        return dropped
+
     # --- processes -------------------------------------------------------------------------------
 
     async def beat(self) -> None:

@@ -14,6 +14,7 @@ __all__ = ["Timers"]
 
 LOOK_EVERY_S: Final = 1.0  # another dispatcher may have delayed a task; its own timer is exact
 PAGE: Final = 256
+STUCK_MAX: Final = 4096  # tasks that are due and do not move, and are looked past
 
 
 class Timers:
@@ -32,26 +33,36 @@ class Timers:
             self._earlier.set()
 
     async def run(self) -> None:
-        """Act on what is due until cancelled."""
+        """Act on what is due until cancelled.
+
+        What is due and does not move, such as a task of a pipeline that nobody defines, is looked
+        past by so much longer a look, so that it holds up no other.
+        """
+        stuck = 0
         while True:
             self._earlier.clear()
             self._next_ms = None  # whatever is delayed while the store looks is looked for again
-            task_ids, self._next_ms = await self._store.due(limit=PAGE)
-            if task_ids:
-                await self._act(task_ids)
-                continue
-            await self._sleep()
+            limit = PAGE + stuck
+            task_ids, self._next_ms = await self._store.due(limit=limit)
+            moved = await self._act(task_ids) if task_ids else 0
+            left = len(task_ids) - moved
+            seen_all = len(task_ids) < limit or left > STUCK_MAX
+            stuck = min(left, STUCK_MAX)
+            if not moved and seen_all:
+                await self._sleep()
 
-    async def _act(self, task_ids: list[str]) -> None:
+    async def _act(self, task_ids: list[str]) -> int:
+        """Act on what is due; returns how many timers that took away."""
         records = await self._store.records(task_ids)
+        gone = [one for one, record in zip(task_ids, records, strict=True) if record is None]
+        dropped = await self._store.drop_timers(gone) if gone else 0
         proposals = [
             Proposal(task_id=task_id, record=record, fact=self._fact(record))
             for task_id, record in zip(task_ids, records, strict=True)
             if record is not None
         ]
-        outcomes = await self._committer.apply(proposals)
-        if not any(outcome.applied for outcome in outcomes):
-            await self._sleep()  # leftovers of tasks that are gone or went on
+        outcomes = await self._committer.apply(proposals) if proposals else []
+        return dropped + sum(outcome.applied for outcome in outcomes)
 
     def _fact(self, record: TaskRecord) -> Fact:
         return DeadlinePassed() if record.is_late(self._store.now_ms()) else Due()

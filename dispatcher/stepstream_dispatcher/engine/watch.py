@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -20,7 +20,7 @@ from stepstream.errors import RateLimited, TaskNotFound
 from stepstream_dispatcher.core.record import TERMINAL_STATES, Event, TaskRecord, Transition
 from stepstream_dispatcher.store.port import Store
 
-__all__ = ["GapFrame", "SnapshotFrame", "WatchFrame", "WatchHub"]
+__all__ = ["GapFrame", "SnapshotFrame", "Tap", "WatchFrame", "WatchHub"]
 
 BACKSTOP_S: Final = 2.0  # longest time that an event can be late when every push is lost
 PUSHED_MAX: Final = 256  # pushed events that wait for a slow watcher; then it reads the history
@@ -84,12 +84,24 @@ class _Watcher:
         return not self.pushed
 
 
+class Tap(Protocol):
+    """Hears of the changes of all tasks."""
+
+    def changed(self, task_id: str, state: str) -> None:
+        """A task has changed, here or elsewhere, and is in this state now."""
+
+    def missed(self) -> None:
+        """From now on changes elsewhere are heard; some before may have been missed."""
+
+
 class WatchHub:
     """Hands events to watchers."""
 
     def __init__(self, *, store: Store) -> None:
         self._store = store
         self._watchers: dict[str, set[_Watcher]] = {}
+        self._taps: list[Tap] = []
+        self._hears = False  # whether events of other processes arrive
         self._wanted = asyncio.Event()
         self._amount = 0
 
@@ -102,8 +114,31 @@ class WatchHub:
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.rung.set()
+        for tap in self._taps:
+            tap.missed()
+
+    @contextlib.contextmanager
+    def tapped(self, tap: Tap) -> Iterator[None]:
+        """Let a tap hear of changes for as long as the block lasts."""
+        self._taps.append(tap)
+        self._wanted.set()
+        if self._hears:
+            tap.missed()
+        try:
+            yield
+        finally:
+            self._taps.remove(tap)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Stop listening if nobody watches any more."""
+        if not self._watchers and not self._taps:
+            self._wanted.clear()
 
     def _push(self, task_id: str, event: Event) -> None:
+        if event.sequence:  # progress is no change
+            for tap in self._taps:
+                tap.changed(task_id, event.state)
         for watcher in self._watchers.get(task_id, ()):
             watcher.push(event)
 
@@ -111,14 +146,21 @@ class WatchHub:
         """Take in the events of other processes for as long as there are watchers."""
         while True:
             await self._wanted.wait()
-            async with contextlib.aclosing(self._store.signals(events=True)) as signals:
-                async for signal in signals:
-                    if signal.kind == "resync":
-                        self.ring_all()
-                    elif signal.event is not None:
-                        self._push(signal.task_id, signal.event)
-                    if not self._watchers:
-                        break
+            try:
+                await self._hear()
+            finally:
+                self._hears = False
+
+    async def _hear(self) -> None:
+        async with contextlib.aclosing(self._store.signals(events=True)) as signals:
+            async for signal in signals:
+                if signal.kind == "resync":
+                    self._hears = True
+                    self.ring_all()
+                elif signal.event is not None:
+                    self._push(signal.task_id, signal.event)
+                if not self._wanted.is_set():
+                    break
 
     async def follow(
         self, task_id: str, *, after: int | None, progress: bool = False
@@ -174,5 +216,4 @@ class WatchHub:
             watchers.discard(watcher)
             if not watchers:
                 del self._watchers[task_id]
-            if not self._watchers:
-                self._wanted.clear()
+            self._rest()

@@ -59,15 +59,13 @@ def submission_of(request: api.SubmitRequest, trace: Mapping[str, str]) -> Submi
     retry = request.retry
     return Submission(
         pipeline=request.pipeline,
-        input=request.input.SerializeToString(deterministic=True)
-        if request.HasField("input")
-        else b"",
+        input=_serialized(request.input) if request.HasField("input") else b"",
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
         deadline_ms=ms_of(request.deadline, "deadline") if request.HasField("deadline") else None,
         labels=dict(request.labels),
         trace=trace,
-        max_retries=retry.max_retries if retry.HasField("max_retries") else -1,
+        max_retries=_max_retries(retry),
         initial_delay_ms=_override(retry, "initial_delay"),
         timeout_ms=_override(retry, "timeout"),
         require_durable=request.require_durable,
@@ -77,6 +75,12 @@ def submission_of(request: api.SubmitRequest, trace: Mapping[str, str]) -> Submi
 def _serialized(payload: pb.Payload) -> bytes:
     """The same bytes in every process, for the hash of the input; else keys have no order."""
     return payload.SerializeToString(deterministic=True)
+
+
+def _max_retries(retry: api.RetryOverride) -> int:
+    if not retry.HasField("max_retries"):
+        return -1
+    return retry.max_retries if retry.max_retries >= 0 else -2  # admission refuses it
 
 
 def _override(retry: api.RetryOverride, name: str) -> int:

@@ -226,6 +226,7 @@ def _first_frame(outbox: Outbox) -> api.WorkResponse:
         )
     if outbox.drain:
         frame.drain.reason, outbox.drain = outbox.drain, ""
+        frame.drain.leave, outbox.leave = outbox.leave, False
     return frame
 
 

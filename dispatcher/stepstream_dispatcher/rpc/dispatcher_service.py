@@ -6,18 +6,20 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from stepstream.errors import InvalidTask, NotServed, StepstreamError
+from stepstream.errors import InvalidTask, PayloadTooLarge, StepstreamError
 from stepstream.trace_context import read_carrier
 from stepstream.v1 import dispatcher_service_pb2 as api
 from stepstream.v1 import task_pb2 as pb
 from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceServicer
 from stepstream_dispatcher.core.admission import Submission, check_task_id
-from stepstream_dispatcher.engine.desk import WAITING_STATES, Selection, Sight
+from stepstream_dispatcher.engine.desk import BATCH_MAX, WAITING_STATES, Selection, Sight
 from stepstream_dispatcher.engine.engine import Engine
 from stepstream_dispatcher.rpc import _convert as convert
+from stepstream_dispatcher.rpc import _resources as resources
 
 __all__ = ["DispatcherService"]
 
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 WAIT_MS_DEFAULT: Final = 60_000
 WAIT_MS_MAX: Final = 600_000
 DEADLINE_MARGIN_S: Final = 0.5  # so that the answer is on its way before the caller gives up
@@ -90,8 +92,11 @@ class DispatcherService(DispatcherServiceServicer):
     async def WatchTasks(  # type: ignore[override]  # the read/write form
         self, request: api.WatchTasksRequest, context: Any
     ) -> None:
-        """Not served yet."""
-        raise NotServed("WatchTasks is not served by this release")
+        """Follow many tasks until the caller leaves."""
+        looks = self._engine.overview.follow(resources.filter_of(request))
+        async with contextlib.aclosing(looks):
+            async for look in looks:
+                await context.write(resources.watch_tasks_response(look))
 
     async def CancelTask(
         self, request: api.CancelTaskRequest, context: Any
@@ -123,16 +128,18 @@ class DispatcherService(DispatcherServiceServicer):
     async def ExplainTask(
         self, request: api.ExplainTaskRequest, context: Any
     ) -> api.ExplainTaskResponse:
-        """Not served yet."""
-        raise NotServed("ExplainTask is not served by this release")
+        """Say why a task is not running."""
+        explanation = await self._engine.operations.explain(request.task_id)
+        return resources.explain_response(explanation)
 
     async def _submit_each(
         self, request: api.SubmitBatchRequest, trace: Mapping[str, str]
     ) -> list[Any]:
         """Submit what can be read; what can't is answered by its own error, in its place."""
+        _check_batch(request)
         read = [self._read(one, trace) for one in request.requests]
         good = [one for one in read if not isinstance(one, StepstreamError)]
-        if read and not good:
+        if not good:
             return list(read)
         answers = iter(await self._desk.submit_batch(good))
         return [one if isinstance(one, StepstreamError) else next(answers) for one in read]
@@ -153,6 +160,16 @@ class DispatcherService(DispatcherServiceServicer):
 def _trace(context: Any) -> dict[str, str]:
     """The trace context that came with a call."""
     return read_carrier(context.invocation_metadata() or ())
+
+
+def _check_batch(request: api.SubmitBatchRequest) -> None:
+    count, size = len(request.requests), request.ByteSize()
+    if not 1 <= count <= BATCH_MAX:
+        words = f"requests must have 1 to {BATCH_MAX} entries, got {count}"
+        raise InvalidTask(words, field="requests")
+    if size > BATCH_BYTES_MAX:
+        words = f"requests are {size} bytes in all, limit {BATCH_BYTES_MAX}"
+        raise PayloadTooLarge(words, field="requests")
 
 
 def _wait_s(request: api.WaitTaskRequest, remaining_s: float | None) -> float:

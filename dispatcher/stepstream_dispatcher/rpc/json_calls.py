@@ -45,6 +45,7 @@ CALLS: Final[Mapping[str, Any]] = {
     "CancelTask": dispatcher_api,
     "DecideReview": dispatcher_api,
     "ExplainTask": dispatcher_api,
+    "ListDeadLetters": operator_api,
     "UpdateInput": operator_api,
 }
 
@@ -77,9 +78,6 @@ def json_calls(
         for name, module in CALLS.items()
     }
     calls["GetHistory"] = partial(_history, desk)
-    calls["ListDeadLetters"] = partial(
-        _call, partial(_dead_letters, dispatcher), operator_api.ListDeadLettersRequest
-    )
     redrive = partial(_redrive, dispatcher, operator)
     calls["Redrive"] = partial(_call, redrive, dispatcher_api.GetTaskRequest)
     return calls
@@ -92,7 +90,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         for name, module in CALLS.items()
         for end in ("Request", "Response")
     ]
-    own = (pb.TaskEvent, dispatcher_api.Gap, operator_api.ListDeadLettersResponse)
+    own = (pb.TaskEvent, dispatcher_api.Gap)
     return schemas_of(*messages, *(message.DESCRIPTOR for message in own))
 
 
@@ -114,36 +112,13 @@ async def _call(
     return written(answer)
 
 
-async def _dead_letters(
-    dispatcher: DispatcherService,
-    request: operator_api.ListDeadLettersRequest,
-    context: Any,
-) -> operator_api.ListDeadLettersResponse:
-    """What OperatorService answers once it serves them: failed tasks, with their errors."""
-    page = await dispatcher.ListTasks(
-        dispatcher_api.ListTasksRequest(
-            page_size=request.page_size,
-            page_token=request.page_token,
-            state="failed",
-            include_payloads=True,
-        ),
-        context,
-    )
-    return operator_api.ListDeadLettersResponse(
-        tasks=page.tasks, next_page_token=page.next_page_token
-    )
-
-
 async def _redrive(
     dispatcher: DispatcherService,
-    operator: Any,
+    operator: OperatorService,
     request: dispatcher_api.GetTaskRequest,
     context: Any,
 ) -> dispatcher_api.GetTaskResponse:
     """Redrive one task; its own refusal is the call's, and the answer is the task.
-
-    Args:
-        operator: The OperatorService.
 
     Raises:
         StepstreamError: What the result of the task says.

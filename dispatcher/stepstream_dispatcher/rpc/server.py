@@ -1,10 +1,11 @@
-"""The gRPC server: limits, services, health and reflection."""
+"""The gRPC server: limits, services, health, channelz and reflection."""
 
 from __future__ import annotations
 
 from typing import Final
 
 import grpc
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
@@ -44,6 +45,7 @@ _OPTIONS: Final = (
     ("grpc.http2.max_pings_without_data", 0),
     # Clients ping every 20 s; the default of 300 s would end their connections.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.enable_channelz", 1),
 )
 
 _SERVICES: Final = tuple(
@@ -55,12 +57,13 @@ _SERVICES: Final = tuple(
     )
 )
 _HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_CHANNELZ: Final = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class RpcServer:
-    """Serves the three services, health and reflection; started once.
+    """Serves the three services, health, channelz and reflection; started once.
 
     Args:
         dispatcher: What clients call.
@@ -98,7 +101,8 @@ class RpcServer:
         add_WorkerServiceServicer_to_server(self._worker, server)
         add_OperatorServiceServicer_to_server(self._operator, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        add_reflection(server, [*_SERVICES, _HEALTH])
+        channelz.add_channelz_servicer(server)
+        add_reflection(server, [*_SERVICES, _HEALTH, _CHANNELZ])
         await self.set_serving(serving=False)
         port = _listen(server, address)
         await server.start()

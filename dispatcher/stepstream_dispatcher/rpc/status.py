@@ -5,6 +5,9 @@ A servicer raises; it never aborts. StepstreamError goes out with its code and a
 abort pass untouched. Everything else is our fault: INTERNAL with an incident id, the rest in the
 log.
 
+A peer that leaves cancels its handler. gRPC tells of it a moment later than a write may fail, with
+an error of its own; that is a disconnect too, and nobody's fault.
+
 A handler that raises CancelledError without having been cancelled would leave its caller without
 an answer (grpc/grpc#29248); it is answered with UNAVAILABLE.
 """
@@ -131,13 +134,23 @@ async def _translated(context: _Context, method: str) -> AsyncIterator[None]:
         if _cancelled_from_outside():
             raise
         await _abort(context, rich_status(errors.Unavailable("the call was given up; try again")))
-    except Exception as error:  # noqa: BLE001 - the last resort: no error leaves without a status
+    except Exception as error:  # the last resort: no error leaves without a status
+        if _peer_is_gone(error):
+            log.debug("rpc.disconnected", method=method)
+            raise asyncio.CancelledError from error  # as if gRPC had told of it in time
         await _abort(context, _status(error, method))
 
 
 def _cancelled_from_outside() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _peer_is_gone(error: BaseException) -> bool:
+    """Whether nothing has gone wrong but a read or write of a call that is over."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_peer_is_gone(inner) for inner in error.exceptions)
+    return isinstance(error, grpc.aio.InternalError)
 
 
 def _status(error: Exception, method: str) -> Status:

@@ -19,6 +19,7 @@ from stepstream_dispatcher.store import local_reads as reads
 from stepstream_dispatcher.store.codec import field_text
 from stepstream_dispatcher.store.local_commit import (
     commit_transitions,
+    drop_timers,
     entry_id,
     entry_number,
     is_local_entry,
@@ -181,6 +182,11 @@ class LocalStore:
     async def due(self, *, limit: int) -> tuple[list[str], int | None]:
         """See Store.due."""
         return await self._database.run(partial(reads.due, limit=limit, now_ms=self.now_ms()))
+
+    async def drop_timers(self, task_ids: Sequence[str]) -> int:
+        """See Store.drop_timers."""
+        work = partial(drop_timers, task_ids=task_ids, now_ms=self.now_ms())
+        return await self._database.run(work)
 
     # --- lanes -----------------------------------------------------------------------------------
 

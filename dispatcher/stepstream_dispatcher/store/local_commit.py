@@ -20,6 +20,7 @@ from stepstream_dispatcher.store.port import MINUTE_MS, Result, Verdict
 __all__ = [
     "HISTORY_MAX",
     "commit_transitions",
+    "drop_timers",
     "entry_id",
     "entry_number",
     "fields_of",
@@ -61,6 +62,13 @@ def fields_of(
 def entry_id(number: int) -> str:
     """The id of an entry; one of Redis is never like it."""
     return f"{number}{_ENTRY_MARK}"
+
+
+def drop_timers(connection: sqlite3.Connection, *, task_ids: Sequence[str], now_ms: int) -> int:
+    """See Store.drop_timers. Only a task that has expired can have a timer and no record here."""
+    gone = [task_id for task_id in task_ids if not fields_of(connection, task_id, now_ms=now_ms)]
+    statement = "UPDATE tasks SET due_ms = NULL WHERE task_id = ? AND due_ms IS NOT NULL"
+    return sum(connection.execute(statement, (task_id,)).rowcount for task_id in gone)
 
 
 def entry_number(entry_id: str) -> int:

@@ -151,7 +151,10 @@ class CommitFailed(InternalError):
 
 
 class Store(Protocol):
-    """All that is kept outside a process. Every method may raise StoreUnavailable."""
+    """All that is kept outside a process.
+
+    Every method may raise StoreUnavailable, or StoreBusy: nothing was done, and the store answers.
+    """
 
     async def open(self) -> None:
         """Connect and check the server (version, eviction policy).
@@ -272,6 +275,12 @@ class Store(Protocol):
         """Task ids whose timer is due by now, and when the one after them is (Unix ms, or None).
 
         A timer is set by `Transition.due_ms`: the due time of a delayed task, or a deadline.
+        """
+
+    async def drop_timers(self, task_ids: Sequence[str]) -> int:
+        """Take away the timers of those tasks that have no record; returns how many were.
+
+        Atomicity: a task that is created meanwhile keeps its timer.
         """
 
     # --- processes -------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from stepstream_dispatcher.store.redis_link import Link, StoreClock
 from stepstream_dispatcher.store.redis_ping import ping_afresh
 from stepstream_dispatcher.store.redis_reads import RedisReads
 from stepstream_dispatcher.store.redis_registry import RedisRegistry
-from stepstream_dispatcher.store.redis_scripts import TRIM
+from stepstream_dispatcher.store.redis_scripts import DROP_TIMERS, TRIM
 from stepstream_dispatcher.store.redis_signals import RedisSignals
 
 __all__ = ["RedisStore"]
@@ -47,6 +47,7 @@ __all__ = ["RedisStore"]
 COMMIT_CONNECTIONS_MAX: Final = 4  # Redis carries out one script at a time; more only queue there
 OTHER_CONNECTIONS_MAX: Final = 8
 TRIM_TASKS_MAX: Final = 500  # a call of trim.lua; bounds how long it holds Redis
+TIMERS_MAX: Final = 500  # a call of drop_timers.lua, likewise
 
 T = TypeVar("T")
 
@@ -210,6 +211,15 @@ class RedisStore:
     async def due(self, *, limit: int) -> tuple[list[str], int | None]:
         """See Store.due."""
         return await self._reads.due(limit=limit)
+
+    async def drop_timers(self, task_ids: Sequence[str]) -> int:
+        """See Store.drop_timers."""
+        dropped = 0
+        for start in range(0, len(task_ids), TIMERS_MAX):
+            part = task_ids[start : start + TIMERS_MAX]
+            names = [self.keys.delayed, *map(self.keys.record, part)]
+            dropped += int(await DROP_TIMERS.run(self._link, names, part))
+        return dropped
 
     # --- lanes -----------------------------------------------------------------------------------
 

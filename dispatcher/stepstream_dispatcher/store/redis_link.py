@@ -4,14 +4,17 @@ Theory of operation. redis-py repeats a command whose reply was lost, which for 
 not idempotent means twice; so its own retry is off and `ask` here decides. Replies are taken raw
 (RESP2, pinned): what a command answers is then the same whatever the driver's version makes of it.
 A connection on which anything but a complete reply was read is closed, never reused, so that no
-caller can be given another's answer.
+caller can be given another's answer. A caller that finds no free connection in time is told that
+the store is busy, which must never be taken for a store that is away: unless the calls that do have
+one fail, and then it is told what they are.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from hiredis import pack_command
@@ -20,7 +23,7 @@ from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import StoreBusy, StoreUnavailable
 from stepstream_dispatcher.store.port import StoreUnreachable
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of, word_of
 
@@ -33,6 +36,10 @@ REPLY_TIMEOUT_S: Final = 2.5  # AOF everysec may hold a write back for 2 s while
 TRIES: Final = 3
 TRIES_WITHIN_S: Final = 5.0
 BACKOFF_S: Final = 0.05  # before the second try; doubles
+SLOT_WAIT_S: Final = (
+    3.0  # for a free connection; longer than a reply takes, which tells busy from away
+)
+BUSY_RETRY_S: Final = 1.0  # when a caller that found none should try again
 HEALTH_CHECK_S: Final = 10  # a connection idle for longer is pinged first: it may be half-open
 
 # What the driver raises when the fate of a call is unknown. OSError covers TimeoutError too.
@@ -81,7 +88,7 @@ class Link:
 
     Args:
         url: redis://, rediss:// or unix://.
-        connections_max: How many at once; a caller beyond that waits.
+        connections_max: How many at once; a caller beyond that waits for 3 s.
         name: Shown by CLIENT LIST.
     """
 
@@ -89,7 +96,7 @@ class Link:
         self._pool = BlockingConnectionPool.from_url(
             url,
             max_connections=connections_max,
-            timeout=TRIES_WITHIN_S,
+            timeout=None,  # never waited for: `_slots` lets in as many as there are
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=REPLY_TIMEOUT_S,
@@ -97,6 +104,8 @@ class Link:
             health_check_interval=HEALTH_CHECK_S,
             client_name=name,
         )
+        self._slots = asyncio.Semaphore(connections_max)
+        self._trouble: StoreUnavailable | None = None  # of the latest try; None: it went well
 
     def make_connection(self) -> AbstractConnection:
         """A connection outside the pool, not yet open, for whoever needs one alone."""
@@ -114,6 +123,7 @@ class Link:
 
         Raises:
             StoreUnreachable: No try got as far as sending anything.
+            StoreBusy: Redis answers, and nothing was sent: all connections are taken.
             StoreUnavailable: Redis does not answer, or says that it cannot.
             redis.exceptions.ResponseError: A command is at fault.
         """
@@ -121,15 +131,17 @@ class Link:
         clock = asyncio.get_running_loop().time
         deadline = clock() + TRIES_WITHIN_S
         for attempt in range(TRIES):
+            connected = False
             try:
-                async with asyncio.timeout_at(deadline):
-                    return await self.ask_once(*commands)
+                async with asyncio.timeout_at(deadline), self._borrowed() as connection:
+                    connected = True
+                    return await _exchange(connection, commands)
             except StoreUnreachable as error:
                 failure: Exception = error
             except (*LOST, redis_errors.ResponseError) as error:
                 _raise_unless_resent(error)
                 # An answer that refuses says that nothing was done; no answer says nothing.
-                maybe_done = maybe_done or not word_of(error)
+                maybe_done = maybe_done or (connected and not word_of(error))
                 failure = error
             if attempt + 1 == TRIES or clock() >= deadline:
                 break
@@ -142,23 +154,48 @@ class Link:
         """Send commands in one round trip, once.
 
         Raises:
-            StoreUnreachable: Nothing was sent.
+            StoreUnreachable, StoreBusy: Nothing was sent.
             redis.exceptions.RedisError, OSError: See LOST; or the error that Redis answered.
         """
-        connection = await self._connected()
+        async with self._borrowed() as connection:
+            return await _exchange(connection, commands)
+
+    @contextlib.asynccontextmanager
+    async def _borrowed(self) -> AsyncGenerator[AbstractConnection, None]:
+        """A connection of the pool, open."""
+        await self._enter()
         try:
-            packed = b"".join(map(_pack, commands))
-            await connection.send_packed_command(packed, check_health=False)
-            return await _replies(connection, len(commands))
-        except redis_errors.ResponseError as error:
-            if remedy_of(error) is Remedy.RESEND:
-                await connection.disconnect(nowait=True)
+            connection = await self._connected()
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection)
+        except StoreUnreachable as error:
+            self._trouble = error
             raise
-        except BaseException:
-            await connection.disconnect(nowait=True)
+        except LOST as error:
+            self._trouble = StoreUnavailable(f"redis does not answer: {error}")
             raise
+        else:
+            self._trouble = None
         finally:
-            await self._pool.release(connection)
+            self._slots.release()
+
+    async def _enter(self) -> None:
+        """Wait for one's turn.
+
+        Raises:
+            StoreBusy: It did not come, though Redis answers.
+            StoreUnavailable: It did not come, since Redis does not answer those before.
+        """
+        try:
+            async with asyncio.timeout(SLOT_WAIT_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            if self._trouble is not None:
+                raise type(self._trouble)(self._trouble.message) from self._trouble
+            words = f"no connection to redis became free in {SLOT_WAIT_S:g} s"
+            raise StoreBusy(words, retry_after_s=BUSY_RETRY_S) from None
 
     async def _connected(self) -> AbstractConnection:
         try:
@@ -182,6 +219,21 @@ def _raise_unless_resent(error: Exception) -> None:
         raise StoreUnavailable(f"redis refuses: {error}") from error
     if remedy is not Remedy.RESEND:
         raise error
+
+
+async def _exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    """Send commands and read their replies; a connection that is out of step is closed."""
+    try:
+        packed = b"".join(map(_pack, commands))
+        await connection.send_packed_command(packed, check_health=False)
+        return await _replies(connection, len(commands))
+    except redis_errors.ResponseError as error:
+        if remedy_of(error) is Remedy.RESEND:
+            await connection.disconnect(nowait=True)
+        raise
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
 
 
 def _pack(command: Command) -> bytes:

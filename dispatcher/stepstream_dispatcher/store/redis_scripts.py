@@ -12,7 +12,7 @@ from redis import exceptions as redis_errors
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link
 
-__all__ = ["FORGET", "IMPORT", "SETTLE", "SUBMIT", "TRIM", "Script"]
+__all__ = ["DROP_TIMERS", "FORGET", "IMPORT", "SETTLE", "SUBMIT", "TRIM", "Script"]
 
 
 class Script:
@@ -51,4 +51,5 @@ SUBMIT: Final = Script("commit", shebang=_REFUSED_WHEN_FULL)
 SETTLE: Final = Script("commit", shebang=_ALLOWED_WHEN_FULL)
 TRIM: Final = Script("trim", shebang=_ALLOWED_WHEN_FULL)
 FORGET: Final = Script("forget", shebang=_ALLOWED_WHEN_FULL)
+DROP_TIMERS: Final = Script("drop_timers", shebang=_ALLOWED_WHEN_FULL)
 IMPORT: Final = Script("import", shebang=_ALLOWED_WHEN_FULL)

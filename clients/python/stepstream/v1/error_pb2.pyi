@@ -66,6 +66,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no worker of that name in the last 10 minutes."""
     ERROR_REASON_TASK_NOT_FAILED: _ErrorReason.ValueType  # 21
     """FAILED_PRECONDITION: the task is not a dead letter, or not at the version that the operator saw."""
+    ERROR_REASON_STORE_BUSY: _ErrorReason.ValueType  # 22
+    """RESOURCE_EXHAUSTED: too many calls of this dispatcher wait for Redis, which answers; nothing was
+    done. RetryInfo says when to try again.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. The word without its prefix is the `reason` of the ErrorInfo."""
@@ -114,4 +118,8 @@ ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND: no worker of that name in the last 10 minutes."""
 ERROR_REASON_TASK_NOT_FAILED: ErrorReason.ValueType  # 21
 """FAILED_PRECONDITION: the task is not a dead letter, or not at the version that the operator saw."""
+ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 22
+"""RESOURCE_EXHAUSTED: too many calls of this dispatcher wait for Redis, which answers; nothing was
+done. RetryInfo says when to try again.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

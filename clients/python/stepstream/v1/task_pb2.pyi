@@ -155,7 +155,9 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_LOST: _EventType.ValueType  # 8
     """A worker was lost with the attempt; the next one is due after `delay`."""
     EVENT_TYPE_RELEASED: _EventType.ValueType  # 9
-    """An attempt was given back uncharged and queued again."""
+    """An attempt was given back uncharged and queued again, after `delay` where workers give it back
+    again and again.
+    """
     EVENT_TYPE_WAITING: _EventType.ValueType  # 10
     """The task waits for a person."""
     EVENT_TYPE_REVIEWED: _EventType.ValueType  # 11
@@ -197,7 +199,9 @@ EVENT_TYPE_RETRYING: EventType.ValueType  # 7
 EVENT_TYPE_LOST: EventType.ValueType  # 8
 """A worker was lost with the attempt; the next one is due after `delay`."""
 EVENT_TYPE_RELEASED: EventType.ValueType  # 9
-"""An attempt was given back uncharged and queued again."""
+"""An attempt was given back uncharged and queued again, after `delay` where workers give it back
+again and again.
+"""
 EVENT_TYPE_WAITING: EventType.ValueType  # 10
 """The task waits for a person."""
 EVENT_TYPE_REVIEWED: EventType.ValueType  # 11

@@ -193,6 +193,11 @@ class Desk:
         self._send(ReleaseWaiting())
         self._changed()
 
+    def dismissed(self, reason: str) -> None:
+        """The dispatcher sends this worker away: it leaves, and finishes what runs however long."""
+        _log.info("told to leave", reason=reason, attempts=len(self.inventory))
+        self.leave()
+
     def give_back_all(self) -> None:
         """The grace of a leave is over: what still runs is cancelled and given back."""
         for token in self.inventory.unsettled():

@@ -241,7 +241,7 @@ class Link:
             _log.warning("reconnecting", reason=end.reason)
 
     def _leave(self, grace_s: float) -> None:
-        if self._limit is None or self._desk.leaving:
+        if self._limit is None or self._limit.when() is not None:
             return
         _log.info("draining", attempts=len(self._desk.inventory), grace_s=grace_s)
         self._later(grace_s, self._desk.give_back_all)

@@ -37,6 +37,7 @@ STOP_GRACE_S = 0.5
 
 _CHILD = "stepstream.worker.child"
 _DIED = "WORKER_PROCESS_DIED"
+_SIGNALS = {int(one): one.name for one in signal.Signals}  # some real-time signals have no name
 
 Done = Callable[[pb.Settlement | None], object]
 
@@ -160,7 +161,7 @@ class StepProcess:
     def how_it_ended(self) -> str:
         """Waits for the end of one whose pipe has broken, and says for a person how it was."""
         status = self.reap(STOP_GRACE_S)
-        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+        how = f"exit status {status}" if status >= 0 else _SIGNALS.get(-status, f"signal {-status}")
         if not self._ready:
             return f"the step's process ended with {how} before it was ready: see standard error"
         return f"the step's process ended with {how}"

@@ -229,7 +229,10 @@ class Stream:
         if frame.cancels:
             self._desk.cancels(frame.cancels)
         if frame.HasField("drain"):
-            self.turned.set()
+            if frame.drain.leave:
+                self._desk.dismissed(frame.drain.reason)
+            else:
+                self.turned.set()
 
     def _open(self, registered: pb.Registered) -> None:
         self.registered = registered

@@ -6,12 +6,11 @@ import importlib
 import importlib.util
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from stepstream.worker.registry import Step
+from stepstream.worker.registry import Step
 
 __all__ = ["Target", "load", "target_of"]
 
@@ -92,4 +91,4 @@ def _function_at(module: ModuleType, name: str) -> Any:
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
-    return getattr(found, "__wrapped__", found) if hasattr(found, "runs_in") else found
+    return found.function if isinstance(found, Step) else found

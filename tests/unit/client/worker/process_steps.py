@@ -48,7 +48,8 @@ def die(ctx: StepContext) -> None:
     """Ends its process: by a signal, or with an exit status."""
     if ctx.input == "exit":
         os._exit(3)
-    os.kill(os.getpid(), getattr(signal, str(ctx.input)))
+    number = getattr(signal, str(ctx.input), None) or signal.SIGRTMIN + 1
+    os.kill(os.getpid(), number)
 
 
 @step("sleep", runs_in="process")

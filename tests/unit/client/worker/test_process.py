@@ -107,6 +107,13 @@ async def test_a_step_that_does_not_stop_does_not_hold_the_process(
         assert settlement.HasField("released")
 
 
+async def test_a_dismissal_ends_it_well(fake: FakeDispatcher, starting: Starting) -> None:
+    async with starting() as process:
+        (await fake.session()).drain(leave=True)
+
+        assert await exit_code(process) == 0
+
+
 async def test_a_second_signal_ends_it_at_once(fake: FakeDispatcher, starting: Starting) -> None:
     fake.heartbeat_interval_s = 0.1
     async with starting() as process:

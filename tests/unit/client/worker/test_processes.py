@@ -167,7 +167,12 @@ async def test_what_a_handler_has_started_is_killed_with_it(
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("exit", "exit status 3"), ("SIGSEGV", "SIGSEGV"), ("SIGKILL", "SIGKILL")],
+    [
+        ("exit", "exit status 3"),
+        ("SIGSEGV", "SIGSEGV"),
+        ("SIGKILL", "SIGKILL"),
+        ("one without a name", f"signal {signal.SIGRTMIN + 1}"),
+    ],
 )
 async def test_a_process_that_dies_fails_its_attempt_alone(
     fake: FakeDispatcher, serving: Serving, how: str, words: str

@@ -209,3 +209,38 @@ def test_due_start_becomes_pending():
 
 def test_task_that_is_not_due_yet_stays():
     assert refused(delayed(due_ms=NOW_MS + 1), f.Due()) is Refusal.OBSOLETE
+
+
+# --- releases ------------------------------------------------------------------------------------
+
+NEEDLESS = f.Released(token=TOKEN, reason="no", reported=True, needless=True)
+
+
+def test_needless_release_is_queued_at_once_the_first_time():
+    transition = decided(leased(), NEEDLESS)
+
+    assert (transition.enqueue, transition.due_ms) == ("default", None)
+    assert transition.fields["releases"] == 1
+
+
+def test_needless_releases_in_a_row_wait_longer_each_and_charge_nothing():
+    transition = decided(leased(releases=3), NEEDLESS)
+
+    assert (transition.event.type, transition.event.delay_ms) == (EventType.RELEASED, 4_000)
+    assert (transition.enqueue, transition.due_ms) == (None, NOW_MS + 4_000)
+    assert transition.fields["releases"] == 4
+    assert not {"failures", "losses", "errors"} & transition.fields.keys()
+    assert transition.tally is None
+
+
+def test_release_of_one_that_leaves_neither_counts_nor_waits():
+    transition = decided(leased(releases=3), f.Released(token=TOKEN, reason="drain"))
+
+    assert (transition.enqueue, transition.due_ms) == ("default", None)
+    assert "releases" not in transition.fields
+
+
+@pytest.mark.parametrize("fact", [failed(), lost(), FACTS[f.Completed]])
+def test_whatever_else_becomes_of_an_attempt_ends_the_row(fact: f.Fact):
+    assert decided(leased(releases=3), fact).fields["releases"] == 0
+    assert "releases" not in decided(leased(), fact).fields

@@ -174,7 +174,9 @@ def fact_of(walk: Walk, turn: Turn) -> f.Fact:
         f.Lost: lambda: f.Lost(
             token=token, owner=owner, reason="gone", waited_ms=choice % 2 * 1_500
         ),
-        f.Released: lambda: f.Released(token=token, reason="drain", owner=owner),
+        f.Released: lambda: f.Released(
+            token=token, reason="drain", owner=owner, needless=choice % 2 > 0
+        ),
         f.Progressed: lambda: f.Progressed(token=token, progress=turn.rand, note="譯" * choice),
         f.Requeued: lambda: f.Requeued(entry=entry, reason="no room"),
         f.CancelAsked: lambda: f.CancelAsked(reason="no longer needed"),

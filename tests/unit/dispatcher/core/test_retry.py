@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepstream_dispatcher.core.pipeline import RetryPolicy
-from stepstream_dispatcher.core.retry import loss_delay_ms, retry_delay_ms
+from stepstream_dispatcher.core.retry import loss_delay_ms, release_delay_ms, retry_delay_ms
 
 policies = st.builds(
     RetryPolicy,
@@ -61,3 +61,9 @@ def test_loss_delays_count_from_the_loss_itself(losses: int, waited_ms: int, exp
 @given(st.integers(1, 1000), st.integers(0, 10**9))
 def test_loss_delay_is_never_negative_nor_over_four_seconds(losses: int, waited_ms: int):
     assert 0 <= loss_delay_ms(losses, waited_ms) <= 4000
+
+
+def test_release_delays_double_from_the_second_in_a_row_up_to_a_limit():
+    delays = [release_delay_ms(releases) for releases in (1, 2, 3, 4, 5, 6, 7, 8, 1_000)]
+
+    assert delays == [0, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]

@@ -266,6 +266,48 @@ async def test_a_review_is_decided_once(edge: Edge):
     assert found["result"] == {"json": {"text": "嗨"}}
 
 
+async def test_a_dead_letter_gets_another_input_and_starts_anew(edge: Edge):
+    task_id = await dead_letter(edge)
+    path = f"/api/dead-letters/{task_id}"
+
+    mended = await answer(edge, "PUT", f"{path}/input", json={"input": {"text": "b"}})
+    late = await edge.http.put(f"{path}/input", json={"input": {"text": "c"}, "version": 1})
+    redriven = await answer(edge, "POST", f"{path}/redrive", headers=JSON)
+    again = await edge.http.post(f"{path}/redrive", headers=JSON)
+
+    assert mended["input"] == {"text": "b"}
+    refused(late, 409, "TASK_NOT_FAILED", None)
+    assert redriven["taskId"] == task_id
+    assert redriven["state"] != "failed"
+    refused(again, 409, "TASK_NOT_FAILED", None)
+
+
+@pytest.mark.parametrize(
+    ("task_id", "body", "status", "reason", "field"),
+    [
+        (UNKNOWN, {}, 404, "TASK_NOT_FOUND", None),
+        ("x", {}, 400, "INVALID_TASK", "task_id"),
+        (UNKNOWN, {"unknown": 1}, 422, "INVALID_TASK", "unknown"),
+    ],
+)
+async def test_what_cannot_be_started_anew_is_refused(
+    edge: Edge, task_id: str, body: object, status: int, reason: str, field: str | None
+):
+    response = await edge.http.post(f"/api/dead-letters/{task_id}/redrive", json=body)
+
+    refused(response, status, reason, field)
+
+
+async def test_an_explanation_is_what_grpc_answers(edge: Edge):
+    task_id = await edge.submit()
+
+    found = await answer(edge, "GET", f"/api/tasks/{task_id}/explain")
+    async with serving_grpc(edge.dispatcher) as stub:
+        expected = await stub.ExplainTask(api.ExplainTaskRequest(task_id=task_id))
+
+    assert found == plain(expected)
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

@@ -1,15 +1,15 @@
 """Group commit: what waits goes out together, and every caller hears what became of it."""
 
 import asyncio
-import contextlib
 
+import msgspec
 import pytest
 
 from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.admission import Submission, creation
 from stepstream_dispatcher.core.facts import CancelAsked, Redriven
 from stepstream_dispatcher.core.lifecycle import Refusal
-from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition
 from stepstream_dispatcher.engine.committer import (
     CALL_BYTES_MAX,
     CALL_TRANSITIONS_MAX,
@@ -286,21 +286,76 @@ async def test_creation_beyond_the_limit_is_full(dispatcher: Dispatcher):
     assert sorted(verdicts) == [Verdict.APPLIED, Verdict.APPLIED, Verdict.FULL]
 
 
+# --- a pipeline that nobody defines --------------------------------------------------------------
+
+
+async def misplace(dispatcher: Dispatcher, *task_ids: str, pipeline: str = "gone@00000000") -> None:
+    """Have tasks belong to a pipeline that is defined nowhere."""
+    change = "json_set(fields, '$.pipeline', ?, '$.version', '9')"
+    statement = f"UPDATE tasks SET fields = {change} WHERE task_id = ?"  # noqa: S608 - ours
+    rows = [(pipeline, task_id) for task_id in task_ids]
+    await dispatcher.store._database.run(lambda c: c.executemany(statement, rows))
+
+
 @committing
-async def test_pipeline_that_is_defined_nowhere_is_an_error_of_its_caller_alone(
-    dispatcher: Dispatcher,
-):
+async def test_unknown_pipeline_is_one_refusal_among_others(dispatcher: Dispatcher):
+    lost, kept = [await dispatcher.submit(text) for text in (b"lost", b"kept")]
+    await misplace(dispatcher, lost)
+    proposals = [
+        Proposal(task_id=one, record=await dispatcher.record(one), fact=CancelAsked(reason=""))
+        for one in (lost, kept)
+    ]
+
+    outcomes = await dispatcher.engine.committer.apply(proposals)
+
+    assert [outcome.refusal for outcome in outcomes] == [Refusal.UNKNOWN_PIPELINE, None]
+    assert (await dispatcher.record(kept)).state == "cancelled"
+
+
+@committing
+async def test_step_that_its_pipeline_has_not_is_refused_too(dispatcher: Dispatcher):
     task_id = await dispatcher.submit()
-    strange = TaskRecord(
-        version=1,
-        state="pending",
-        stage=(await dispatcher.record(task_id)).stage,
-        pipeline="unknown@00000000",
-        step="x",
-    )
+    record = msgspec.structs.replace(await dispatcher.record(task_id), step="another")
 
-    with contextlib.suppress(InternalError):
-        await cancel(dispatcher, task_id, strange)
-        pytest.fail("it was decided")
+    assert (await cancel(dispatcher, task_id, record)).refusal is Refusal.UNKNOWN_PIPELINE
 
-    assert (await cancel(dispatcher, task_id, await dispatcher.record(task_id))).applied
+
+@committing
+async def test_caller_is_told_that_the_pipeline_is_unknown(dispatcher: Dispatcher):
+    task_id = await dispatcher.submit()
+    await misplace(dispatcher, task_id)
+
+    with pytest.raises(InternalError, match="gone@00000000"):
+        await dispatcher.engine.desk.cancel(task_id, reason="")
+
+
+@with_dispatcher("committer", "feeder", "settling", "leases", "timers", "recovery")
+async def test_tasks_of_an_unknown_pipeline_hold_up_no_other_and_are_logged_once(
+    dispatcher: Dispatcher, capsys: pytest.CaptureFixture[str]
+):
+    delayed = [await dispatcher.submit(b"%d" % n, delay_ms=1_000) for n in range(300)]
+    queued = await dispatcher.submit(b"queued")
+    await misplace(dispatcher, queued, *delayed)
+    sound = await dispatcher.submit(b"sound", delay_ms=2_000)
+    session = await dispatcher.connect(slots=5)
+
+    (handout,) = await dispatcher.handed_out(session)
+    await pass_time(10)
+
+    assert handout.attempt.task_id == sound
+    assert (await dispatcher.record(queued)).stage is Stage.QUEUED
+    assert capsys.readouterr().out.count("defined nowhere") == 1
+
+
+@with_dispatcher("committer", "feeder", "recovery")
+async def test_tasks_go_on_once_their_pipeline_is_defined(dispatcher: Dispatcher):
+    task_id = await dispatcher.submit()
+    await misplace(dispatcher, task_id)
+    session = await dispatcher.connect()
+    await pass_time(2)
+    assert await dispatcher.pending() == [task_id]
+
+    await misplace(dispatcher, task_id, pipeline=TRANSLATION.key)
+
+    (handout,) = await dispatcher.handed_out(session)
+    assert handout.attempt.task_id == task_id

@@ -226,7 +226,6 @@ async def test_tasks_are_listed_by_state_and_label_over_pages(dispatcher: Dispat
     assert listed == [b"4", b"2", b"0"]
     assert len((await desk.list(Selection(state="scheduled"))).tasks) == 1
     assert len((await desk.list(Selection(pipeline="translation"))).tasks) == 6
-    assert (await desk.list(Selection(pipeline="other"))).tasks == []
 
 
 @pytest.mark.parametrize(
@@ -236,6 +235,20 @@ async def test_tasks_are_listed_by_state_and_label_over_pages(dispatcher: Dispat
 async def test_bad_page_is_refused(dispatcher: Dispatcher, selection: Selection):
     with pytest.raises(InvalidTask):
         await dispatcher.engine.desk.list(selection)
+
+
+@pytest.mark.parametrize(
+    ("selection", "field"),
+    [(Selection(state="transalting"), "state"), (Selection(pipeline="other"), "pipeline")],
+)
+@serving
+async def test_filter_that_nothing_can_match_is_refused(
+    dispatcher: Dispatcher, selection: Selection, field: str
+):
+    with pytest.raises(InvalidTask) as caught:
+        await dispatcher.engine.desk.list(selection)
+
+    assert caught.value.field == field
 
 
 # --- cancel --------------------------------------------------------------------------------------

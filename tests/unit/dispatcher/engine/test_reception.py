@@ -204,3 +204,44 @@ async def test_cancel_is_told_again_on_the_newer_stream(dispatcher: Dispatcher):
 
     words = [word.assignment_id for word in opened.session.outbox.cancels]
     assert words == [handout.attempt.assignment_id]
+
+
+@with_dispatcher(*PARTS, "recovery", supervised=True)
+async def test_attempt_stays_where_it_is_when_the_session_cannot_be_opened(dispatcher: Dispatcher):
+    older, handout = await running(dispatcher)
+    older.max_in_flight = 0
+    unknown = Inventory(
+        assignment_id=f"{'0' * 32}/translate/1", lease_token="none", elapsed_s=1.0, settled=False
+    )
+    dispatcher.store.down = True
+
+    with pytest.raises(StoreUnavailable):
+        await dispatcher.register(inventory=(brought(handout), unknown))
+
+    lease = handout.attempt.record.lease
+    assert older.attempts == {lease: handout.attempt}
+    dispatcher.store.down = False
+    await pass_time(5)
+    opened = await dispatcher.register(inventory=(brought(handout), unknown))
+    assert [word for _, word in opened.verdicts] == ["KEEP", "ABANDON"]
+    assert (await dispatcher.record(handout.attempt.task_id)).lease == lease
+
+
+@with_dispatcher(*PARTS, "recovery")
+async def test_attempt_is_nobodys_at_no_instant_while_a_session_opens(dispatcher: Dispatcher):
+    older = await dispatcher.connect(slots=2)
+    for text in (b"brought", b"left behind"):
+        await dispatcher.submit(text)
+    handout, _ = await dispatcher.handed_out(older, 2)
+    lease = handout.attempt.record.lease
+    dispatcher.store.slow.clear()
+
+    async with asyncio.TaskGroup() as group:
+        opening = group.create_task(dispatcher.register(slots=0, inventory=(brought(handout),)))
+        await pass_time(10)
+        held = dispatcher.engine.sessions.holds(lease)
+        dispatcher.store.slow.set()
+
+    assert held
+    assert opening.result().verdicts == verdict(handout, "KEEP")
+    assert (await dispatcher.record(handout.attempt.task_id)).lease == lease

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Released
@@ -212,3 +213,44 @@ async def test_cancelled_task_ends_when_its_worker_lets_go(dispatcher: Dispatche
     assert await dispatcher.report(session, handout, failed) == "ACCEPTED"
 
     assert (await dispatcher.record(task_id)).state == "cancelled"
+
+
+@settling
+async def test_result_of_an_unknown_pipeline_is_kept_by_its_worker(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    record = handout.attempt.record
+    handout.attempt.record = msgspec.structs.replace(record, pipeline="gone@00000000")
+
+    assert await dispatcher.report(session, handout, completed(handout)) == "RETRY_LATER"
+
+    assert session.attempts.keys() == {record.lease}
+
+
+@with_dispatcher("committer", "feeder", "settling", "timers")
+async def test_worker_that_gives_everything_back_is_handed_it_ever_less_often(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    times = []
+    for _ in range(9):
+        released = Released(token=handout.attempt.record.lease, reason="no", reported=True)
+        dispatcher.engine.settling.receive(session, [settlement(handout, released)])
+        given_back = asyncio.get_running_loop().time()
+        (handout,) = await dispatcher.handed_out(session)
+        times.append(asyncio.get_running_loop().time() - given_back)
+
+    assert times == pytest.approx([0, 1, 2, 4, 8, 16, 30, 30, 30], abs=0.1)
+
+
+@settling
+async def test_worker_that_drains_gives_back_what_is_handed_out_at_once(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    for _ in range(5):
+        session.draining = True
+        released = Released(token=handout.attempt.record.lease, reason="leaves", reported=True)
+        assert await dispatcher.report(session, handout, released) == "ACCEPTED"
+        session.draining = False
+        dispatcher.engine.sessions.stir()
+        (handout,) = await dispatcher.handed_out(session)
+
+    assert (await dispatcher.record(handout.attempt.task_id)).releases == 0

@@ -96,6 +96,20 @@ async def test_leftover_in_the_delayed_set_does_not_spin(dispatcher: Dispatcher)
     assert looks <= 11
 
 
+@timed
+async def test_timers_of_tasks_that_are_gone_hold_up_no_other(dispatcher: Dispatcher):
+    for number in range(600):
+        await dispatcher.submit(b"%d" % number, delay_ms=1_000)
+    statement = "UPDATE tasks SET expires_ms = 1"
+    await dispatcher.store._database.run(lambda c: c.execute(statement))
+    sound = await dispatcher.submit(b"sound", delay_ms=1_000)
+
+    await pass_time(1.1)
+
+    assert (await dispatcher.record(sound)).stage is Stage.QUEUED
+    assert await dispatcher.store.due(limit=10) == ([], None)
+
+
 # --- deadlines -----------------------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ async def test_another_dispatcher_shows_what_it_applied():
     async with Dispatcher(shared, *LOOPS, dispatcher_id="dispatcher-2", spans=second) as other:
         record = await other.record(task_id)
         lost = Lost(token=record.lease, reason="gone", owner=record.owner, waited_ms=0)
-        await other.engine.leases._apply([(handout.attempt, lost)])
+        await other.engine.leases._endings.add([(handout.attempt, lost)])
         names = await second.until(1)
 
     assert names == ["process translate"]

@@ -11,22 +11,23 @@ import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.rpc.error_details_pb2 import ErrorInfo
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from stepstream.errors import TaskNotFound
 from stepstream.v1 import dispatcher_service_pb2 as pb
-from stepstream.v1 import operator_service_pb2
 from stepstream.v1.dispatcher_service_pb2_grpc import (
     DispatcherServiceServicer,
     DispatcherServiceStub,
 )
+from stepstream.v1.operator_service_pb2_grpc import OperatorServiceServicer
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from stepstream_dispatcher.addresses import ListenError
-from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
 
 SERVICES = [
+    "grpc.channelz.v1.Channelz",
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
     "stepstream.v1.DispatcherService",
@@ -34,7 +35,6 @@ SERVICES = [
     "stepstream.v1.WorkerService",
 ]
 REFLECTION_NAMES = ["grpc.reflection.v1", "grpc.reflection.v1alpha"]
-OPERATOR_METHODS = operator_service_pb2.DESCRIPTOR.services_by_name["OperatorService"].methods
 
 
 class Dispatcher(DispatcherServiceServicer):
@@ -47,7 +47,9 @@ class Dispatcher(DispatcherServiceServicer):
 
 def new_server() -> RpcServer:
     return RpcServer(
-        dispatcher=Dispatcher(), worker=WorkerServiceServicer(), operator=OperatorService()
+        dispatcher=Dispatcher(),
+        worker=WorkerServiceServicer(),
+        operator=OperatorServiceServicer(),
     )
 
 
@@ -75,7 +77,7 @@ async def health(channel: grpc.aio.Channel, service: str) -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-@pytest.mark.parametrize("service", ["", *SERVICES[2:]])
+@pytest.mark.parametrize("service", ["", *SERVICES[3:]])
 async def test_health_follows_the_life_of_the_server(
     server: RpcServer, channel: grpc.aio.Channel, service: str
 ):
@@ -189,15 +191,14 @@ async def test_buf_shows_the_reason_of_an_error(address: str):
     assert ErrorInfo.FromString(base64.b64decode(detail["value"] + "==")).reason == "TASK_NOT_FOUND"
 
 
-@pytest.mark.parametrize("method", [method.name for method in OPERATOR_METHODS])
-async def test_operator_methods_are_not_served(channel: grpc.aio.Channel, method: str):
-    call = channel.unary_unary(f"/stepstream.v1.OperatorService/{method}")
+async def test_channelz_shows_the_server_and_its_calls(channel: grpc.aio.Channel):
+    await health(channel, "")
 
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await call(b"")
+    answer = await channelz_pb2_grpc.ChannelzStub(channel).GetServers(
+        channelz_pb2.GetServersRequest()
+    )
 
-    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert failed.value.details() == "Not served by this release."
+    assert sum(server.data.calls_succeeded for server in answer.server) > 0
 
 
 async def test_message_of_five_mebibytes_passes(address: str):

@@ -236,3 +236,30 @@ def test_item_error_has_the_same_facts():
     assert (item.message, item.field) == ("too large", "input.text")
     assert item.retry_after.ToSeconds() == 2
     assert not item_error(errors.TaskNotFound("t1")).HasField("retry_after")
+
+
+async def test_a_peer_that_left_before_a_write_is_no_fault():
+    """gRPC cancels the handler; one that is about to write may see the write fail instead."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def answer_too_late(_: Any, context: grpc.aio.ServicerContext) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(context.write(b"too late"))
+        finally:
+            ended.set()
+
+    with capture_logs() as logs:
+        async with serving(grpc.stream_stream_rpc_method_handler(answer_too_late)) as channel:
+            call = channel.stream_stream("/test.Service/Method")()
+            await call.write(b"")
+            await began.wait()
+            call.cancel()
+            await asyncio.wait_for(ended.wait(), timeout=10)
+
+    assert [line["event"] for line in logs] == ["rpc.disconnected"]

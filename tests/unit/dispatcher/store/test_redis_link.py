@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from redis import exceptions as redis_errors
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
+from stepstream_dispatcher.store import redis_link
 from stepstream_dispatcher.store.port import StoreUnreachable
 from stepstream_dispatcher.store.redis_link import TRIES, Link, StoreClock
 
@@ -21,10 +22,13 @@ class Server:
     """Answers GET by a script and everything else, the driver's greetings, by OK."""
 
     def __init__(self, answers):
-        self.answers = iter([*answers, *itertools.repeat(b"+end\r\n", 9)])
+        self.answers = iter([*answers, *itertools.repeat(b"+end\r\n", 99)])
         self.asked = 0
         self.connections = set()
         self.got_late = asyncio.Event()
+        self.answering = asyncio.Event()  # answers wait while it is clear
+        self.answering.set()
+        self.got_asked = asyncio.Event()
 
     async def serve(self, reader, writer):
         self.connections.add(asyncio.current_task())
@@ -40,6 +44,8 @@ class Server:
             replies = [self.reply_to(name) for name in COMMAND.findall(chunk)]
             if BREAK in replies:
                 break
+            if b"GET" in COMMAND.findall(chunk):
+                await self.answering.wait()
             if LATE in replies:
                 self.got_late.set()
                 replies += [await reader.read(1 << 16) and LATE, b"+own\r\n"]
@@ -51,6 +57,7 @@ class Server:
         if name != b"GET":
             return b"+PONG\r\n" if name == b"PING" else b"+OK\r\n"
         self.asked += 1
+        self.got_asked.set()
         return next(self.answers)
 
 
@@ -141,6 +148,93 @@ async def test_nobody_there_means_that_nothing_was_sent(unused_tcp_port):
     with pytest.raises(StoreUnreachable):
         await link.ask(("GET", "x"))
     await link.close()
+
+
+# --- more calls than connections -----------------------------------------------------------------
+
+CALLS = 2_000
+
+
+async def ask_many(link, count=CALLS):
+    """What each of many calls at once came to: its reply, or the kind of its error."""
+
+    async def ask():
+        try:
+            return (await link.ask(("GET", "x")))[0]
+        except StepstreamError as error:
+            return type(error)
+
+    async with asyncio.TaskGroup() as group:
+        asking = [group.create_task(ask()) for _ in range(count)]
+    return [each.result() for each in asking]
+
+
+async def test_calls_beyond_the_connections_wait_their_turn():
+    async with linked(*[b"+done\r\n"] * CALLS) as (link, server):
+        assert set(await ask_many(link)) == {b"done"}
+        assert server.asked == CALLS
+        assert len(server.connections) == 2
+
+
+async def test_calls_that_find_no_connection_are_told_that_the_store_is_busy(monkeypatch):
+    monkeypatch.setattr(redis_link, "SLOT_WAIT_S", 0.2)
+    async with linked() as (link, server), asyncio.TaskGroup() as group:
+        server.answering.clear()
+        first = group.create_task(ask_many(link, 2))
+        await server.got_asked.wait()
+
+        assert set(await ask_many(link)) == {StoreBusy}
+
+        server.answering.set()
+        assert await first == [b"end", b"end"]
+        assert await ask_many(link, 2) == [b"end", b"end"]
+
+
+async def test_a_busy_store_says_when_to_try_again_and_is_no_outage(monkeypatch):
+    monkeypatch.setattr(redis_link, "SLOT_WAIT_S", 0.05)
+    async with linked() as (link, server), asyncio.TaskGroup() as group:
+        server.answering.clear()
+        group.create_task(ask_many(link, 2))
+        await server.got_asked.wait()
+
+        with pytest.raises(StoreBusy) as caught:
+            await link.ask(("GET", "x"))
+        server.answering.set()
+
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert caught.value.retry_after_s == redis_link.BUSY_RETRY_S
+
+
+async def test_calls_behind_those_that_nobody_answers_are_told_the_same(monkeypatch):
+    monkeypatch.setattr(redis_link, "SLOT_WAIT_S", 0.3)
+    monkeypatch.setattr(redis_link, "REPLY_TIMEOUT_S", 0.1)
+    async with linked() as (link, server):
+        server.answering.clear()
+
+        assert set(await ask_many(link)) == {StoreUnavailable}
+        server.answering.set()
+
+
+async def test_no_call_is_told_busy_while_nobody_listens(unused_tcp_port):
+    link = Link(f"redis://127.0.0.1:{unused_tcp_port}", connections_max=2, name="test")
+
+    assert set(await ask_many(link)) == {StoreUnreachable}
+    await link.close()
+
+
+async def test_a_caller_that_gives_up_waiting_takes_no_turn():
+    async with linked() as (link, server), asyncio.TaskGroup() as group:
+        server.answering.clear()
+        first = group.create_task(ask_many(link, 2))
+        await server.got_asked.wait()
+        gone = [group.create_task(link.ask(("GET", "x"))) for _ in range(9)]
+        await asyncio.sleep(0)
+        for each in gone:
+            each.cancel()
+        server.answering.set()
+
+        assert await first == [b"end", b"end"]
+        assert await ask_many(link, 4) == [b"end"] * 4
 
 
 def test_the_clock_follows_redis_from_the_middle_of_a_round_trip():

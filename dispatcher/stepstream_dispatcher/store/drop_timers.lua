@@ -1,0 +1,17 @@
+-- stepstream/drop_timers version 1
+--
+-- Purpose: take the timers of tasks that are gone out of the delayed set.
+-- KEYS   1 delayed; then the record of each task.
+-- ARGV   task ids.
+-- Reply  how many were taken out.
+-- Effect a task that has a record keeps its timer: it may have been submitted anew meanwhile.
+-- Cost   2 commands for each task, at most 500 tasks a call.
+
+local call = redis.call
+local dropped = 0
+for i = 1, #ARGV do
+  if call('EXISTS', KEYS[i + 1]) == 0 then
+    dropped = dropped + call('ZREM', KEYS[1], ARGV[i])
+  end
+end
+return dropped
