@@ -28,7 +28,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_cut_points",
     ),
     "queue integrity under load": ("test_integrity", "test_redis_restart"),
-    "statistics and monitoring": ("test_statistics", "test_tracing"),
+    "statistics and monitoring": ("test_statistics", "test_tracing", "test_operate"),
 }
 
 
