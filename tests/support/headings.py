@@ -11,6 +11,9 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
     "task lifecycle through all states": (
         "test_tasks",
         "test_modes",
+        "test_http",
+        "test_operations",
+        "test_clients_move",
         "test_fallback",
         "test_command_line",
         "test_readme_worker",
@@ -27,7 +30,12 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_takeover",
         "test_cut_points",
     ),
-    "queue integrity under load": ("test_integrity", "test_redis_restart"),
+    "queue integrity under load": (
+        "test_integrity",
+        "test_redis_restart",
+        "test_redis_stopped",
+        "test_redis_cut",
+    ),
     "statistics and monitoring": ("test_statistics", "test_tracing", "test_operate"),
 }
 

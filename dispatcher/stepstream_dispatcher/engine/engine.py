@@ -112,15 +112,7 @@ class Engine:
             silence_limit_s=options.silence_limit_s,
             reaches=self._reaches,
         )
-        self.feeder = Feeder(
-            store=store,
-            sessions=self.sessions,
-            committer=self.committer,
-            fresh=self.fresh,
-            dispatcher_id=options.dispatcher_id,
-            limit_ms_of=self._limit_ms_of,
-            seen=self.traces.seen,
-        )
+        self.feeder = self._make_feeder()
         self.intents = IntentKeeper(
             store=store, sessions=self.sessions, feeder=self.feeder, leases=self.leases
         )
@@ -142,6 +134,17 @@ class Engine:
         self.recovery = self._make_recovery()
         self.operations = self._make_operations()
         self.checkup = Checkup(store=store)
+
+    def _make_feeder(self) -> Feeder:
+        return Feeder(
+            store=self.store,
+            sessions=self.sessions,
+            committer=self.committer,
+            fresh=self.fresh,
+            dispatcher_id=self.options.dispatcher_id,
+            limit_ms_of=self._limit_ms_of,
+            seen=self.traces.seen,
+        )
 
     def _make_desk(self) -> Desk:
         return Desk(

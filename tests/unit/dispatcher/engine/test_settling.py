@@ -223,7 +223,7 @@ async def test_result_of_an_unknown_pipeline_is_kept_by_its_worker(dispatcher: D
 
     assert await dispatcher.report(session, handout, completed(handout)) == "RETRY_LATER"
 
-    assert session.attempts.keys() == {record.lease}
+    assert session.parked.keys() == {record.lease}
 
 
 @with_dispatcher("committer", "feeder", "settling", "timers")
