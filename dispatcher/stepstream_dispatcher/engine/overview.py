@@ -198,11 +198,10 @@ class Overview:
         amount = min(PAGE, len(self._changed))
         task_ids = [self._changed.popitem(last=False)[0] for _ in range(amount)]
         try:
-            looks = await self._look(await self._records(task_ids))
+            await self._compare(task_ids)
         except StoreUnavailable:
             self._missed = True
             raise
-        self._tell(looks)
 
     async def _sweep(self) -> None:
         """Look again at the newest tasks, and at some that were live."""

@@ -30,7 +30,7 @@ async def test_nothing_is_handed_out_of_a_paused_lane(dispatcher: Dispatcher):
     await pass_time(10)
 
     assert session.outbox.handouts == []
-    assert await leases_of(dispatcher, task_id) == 0
+    assert len(await dispatcher.history(task_id)) == 1  # nobody has even taken it
     assert dispatcher.engine.feeder.in_hand == set()
 
 
@@ -89,6 +89,26 @@ async def test_entry_in_hand_goes_back_at_once_and_uncharged(dispatcher: Dispatc
     record = await dispatcher.record(task_id)
     assert dispatcher.engine.feeder.in_hand == set()
     assert (record.stage, record.attempt, record.errors) == (Stage.QUEUED, 0, 0)
+    assert (await dispatcher.history(task_id))[-1].message == "its queue is paused"
+
+
+@obeying
+async def test_entry_that_was_on_its_way_goes_back_at_once(dispatcher: Dispatcher):
+    """The pause comes between the read and the hand-out, and nothing else stirs."""
+    feeder, read = dispatcher.engine.feeder, dispatcher.store.read
+
+    async def paused_after(queue: str, count: int):
+        entries = await read(queue, count)
+        if entries:
+            feeder.paused = frozenset({"default"})
+        return entries
+
+    dispatcher.store.read = paused_after  # type: ignore[method-assign]
+    task_id = await dispatcher.submit()
+    await dispatcher.connect()
+    await pass_time(0.1)
+
+    assert feeder.in_hand == set()
     assert (await dispatcher.history(task_id))[-1].message == "its queue is paused"
 
 
@@ -164,6 +184,7 @@ async def test_an_older_answer_does_not_replace_a_newer_one(dispatcher: Dispatch
         group.create_task(dispatcher.engine.operations.pause("default"))
         await pass_time(0.01)
         answered.set()
+    await pass_time(0.01)
 
     assert dispatcher.engine.feeder.paused == {"default"}
 

@@ -209,22 +209,30 @@ async def test_listener_that_was_cut_off_compares_everything():
 
 
 @watching
-async def test_loop_that_broke_off_tells_what_changed_meanwhile(dispatcher: Dispatcher):
+async def test_loop_that_broke_off_tells_what_changed_meanwhile(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+):
+    """Also of a task that had ended and is not among the newest."""
+    monkeypatch.setattr(module, "PAGE", 2)
     broken = Dispatcher(dispatcher.store._database, supervised=True, dispatcher_id="dispatcher-2")
     async with broken:
         broken.run(broken.engine.overview.run)
-        task_id = await dispatcher.submit()
+        dead = await dispatcher.submit()
+        await fail(dispatcher, dead)
+        await pass_time(5)
+        live = [await dispatcher.submit(b"%d" % number) for number in range(3)]
         reader = await reading(broken)
         reader.forget()
         broken.store.down = True
         await pass_time(3)
 
-        await cancel(dispatcher, task_id)
+        await cancel(dispatcher, live[0])
+        await happen(dispatcher, dead, Redriven())
         await pass_time(3)
         broken.store.down = False
         await pass_time(10)
 
-        assert reader.seen == [(task_id, "cancelled")]
+        assert sorted(reader.seen) == sorted([(live[0], "cancelled"), (dead, "translating")])
 
 
 @watching
@@ -276,6 +284,26 @@ async def test_slow_reader_gets_the_latest_state_of_each_task(dispatcher: Dispat
         (second, "failed"),
         (first, "cancelled"),
     ]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@watching
+async def test_state_that_has_passed_is_not_told_late(dispatcher: Dispatcher, *, beside: bool):
+    """A slow reader of one state, alone and beside one who wants all of them."""
+    if beside:
+        await reading(dispatcher)
+    await dispatcher.store.heard.put(Signal("resync"))
+    looks = dispatcher.engine.overview.follow(Filter(states=frozenset({"pending"})))
+    await dispatcher.submit(b"1")
+    async with aclosing(looks):
+        await anext(looks)
+        second = await dispatcher.submit(b"2")
+        await pass_time(0.5)
+        await lease(dispatcher, second)
+        await pass_time(0.5)
+        third = await dispatcher.submit(b"3")
+
+        assert (await anext(looks)).task_id == third
 
 
 @watching
