@@ -391,17 +391,27 @@ class Feeder:
         return gone or self._stopped or queue in self.paused
 
     async def _reserve_worker(self, queue: str) -> Session | None:
-        """The worker that is reserved; None if none comes in time."""
+        """The worker that is reserved; None if none comes in time.
+
+        Of the workers of a lane at most half are reserved at once, and at least one may be, so that
+        dangerous steps do not keep the lane from all others.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SURPLUS_S):
                 while not self._stopped and queue not in self.paused:
                     able = [one for one in self._sessions if self._can_be_reserved(one, queue)]
-                    if able:
+                    reserved = self._reserved(queue)
+                    if able and reserved < max(1, (len(able) + reserved) // 2):
                         session = min(able, key=lambda one: len(one.attempts))
                         session.reserved = True
                         return session
                     await self._sessions.stirred()
         return None
+
+    def _reserved(self, queue: str) -> int:
+        """How many workers of a lane are reserved."""
+        queues_of = self._sessions.queues_of
+        return sum(one.reserved and queue in queues_of(one) for one in self._sessions)
 
     def _can_be_reserved(self, session: Session, queue: str) -> bool:
         open_to_it = queue in self._sessions.queues_of(session) and session.max_in_flight > 0

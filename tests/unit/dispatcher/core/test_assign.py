@@ -19,7 +19,7 @@ OFFERS = st.lists(
     max_size=6,
     unique_by=lambda offer: offer.session_id,
 )
-WANTS = st.lists(st.builds(Want, queue=QUEUES, alone=st.booleans()), max_size=20)
+WANTS = st.lists(st.builds(Want, queue=QUEUES), max_size=20)
 
 
 def offer(session_id: str, *, free: int = 1, held: int = 0, queues: str = "a") -> Offer:
@@ -59,25 +59,6 @@ def test_slots_are_shared_by_all_lanes_of_a_worker():
     assert sorted(map(str, assign(wants, [offer("x", queues="ab")]))) == ["None", "x"]
 
 
-def test_lonely_want_closes_its_worker_for_the_round():
-    wants = [Want(queue="a"), Want(queue="a", alone=True), Want(queue="a")]
-    offers = [offer("x", free=3), offer("y", free=1)]
-
-    assert assign(wants, offers) == ["y", "x", None]
-
-
-def test_lonely_want_does_not_share_a_worker():
-    wants = [Want(queue="a", alone=True), Want(queue="a", alone=True)]
-
-    assert assign(wants, [offer("x", free=2)]) == ["x", None]
-
-
-def test_lonely_want_passes_over_a_busy_worker():
-    offers = [offer("x", free=3, held=1), offer("y")]
-
-    assert assign([Want(queue="a", alone=True)], offers) == ["y"]
-
-
 @given(WANTS, OFFERS)
 def test_match_keeps_every_promise(wants: list[Want], offers: list[Offer]):
     by_id = {offer.session_id: offer for offer in offers}
@@ -89,16 +70,13 @@ def test_match_keeps_every_promise(wants: list[Want], offers: list[Offer]):
     assert all(given_to[name] <= by_id[name].free for name in given_to)
     pairs = [(want, by_id[name]) for want, name in zip(wants, matches, strict=True) if name]
     assert all(want.queue in one.queues for want, one in pairs)
-    assert all(one.held == 0 and given_to[one.session_id] == 1 for want, one in pairs if want.alone)
 
 
 @given(WANTS, OFFERS)
 def test_no_slot_stays_free_beside_a_want_that_fits(wants: list[Want], offers: list[Offer]):
-    plain = [Want(queue=want.queue) for want in wants]
-
-    matches = assign(plain, offers)
+    matches = assign(wants, offers)
 
     given_to = Counter(matches)
     left = [one for one in offers if given_to[one.session_id] < one.free]
-    unmatched = {want.queue for want, name in zip(plain, matches, strict=True) if name is None}
+    unmatched = {want.queue for want, name in zip(wants, matches, strict=True) if name is None}
     assert not any(unmatched & one.queues for one in left)

@@ -388,3 +388,37 @@ async def test_paused_worker_is_not_reserved(dispatcher: Dispatcher):
 
     assert not session.reserved
     assert len(session.attempts) == 1
+
+
+@feeding
+async def test_dangerous_steps_leave_half_of_the_workers_to_the_others(dispatcher: Dispatcher):
+    sessions = [await dispatcher.connect(f"worker-{number}", slots=2) for number in range(4)]
+    for _ in range(6):
+        await dangerous(dispatcher)
+    await pass_time(5)
+
+    assert sum(session.reserved for session in sessions) == 2
+    assert [len(session.attempts) for session in sessions if session.reserved] == [1, 1]
+    innocent = await dispatcher.submit(b"innocent")
+    await pass_time(0.1)
+
+    held = [one.task_id for one in sessions if not one.reserved for one in one.attempts.values()]
+    assert held == [innocent]
+
+
+@feeding
+async def test_dangerous_steps_take_turns_at_the_only_worker(dispatcher: Dispatcher):
+    session = await dispatcher.connect(
+        slots=2, queues=frozenset({"default"}), step_types=frozenset({"translate"})
+    )
+    tasks = [await dangerous(dispatcher) for _ in range(3)]
+    done = []
+
+    for _ in tasks:
+        (handout,) = await dispatcher.handed_out(session)
+        await pass_time(5)
+        fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
+        assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
+        done.append(handout.attempt.task_id)
+
+    assert sorted(done) == sorted(tasks)
