@@ -42,6 +42,7 @@ class Load:
         self.news = asyncio.Event()
         self.stopping = False
         self.over = False  # nothing more will be answered
+        self.timeouts = 0  # callers that gave up
 
     def accepted(self) -> dict[str, Answer]:
         """The answers that said OK, by task id."""

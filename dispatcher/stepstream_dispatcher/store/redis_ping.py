@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final
 
 from redis import exceptions as redis_errors
@@ -15,6 +16,10 @@ from stepstream_dispatcher.store.redis_link import open_connection
 __all__ = ["ping_afresh"]
 
 PING_TIMEOUT_S: Final = 10.0  # a server that takes 2 s for each answer of the handshake is slow
+
+_TIMEOUTS: Final = (redis_errors.TimeoutError, TimeoutError)
+# A server that speaks is there. That it still loads its data is no ResponseError of the driver.
+_REFUSALS: Final = (redis_errors.ResponseError, redis_errors.AuthenticationError)
 
 
 async def ping_afresh(connection: AbstractConnection) -> None:
@@ -35,22 +40,39 @@ async def ping_afresh(connection: AbstractConnection) -> None:
             await open_connection(connection)
             await connection.send_command("PING", check_health=False)
             await connection.read_response()
-    except (redis_errors.TimeoutError, TimeoutError) as error:
-        kind = StoreUnavailable if reached.is_set() else StoreUnreachable
-        raise kind(f"redis does not answer: {error}") from error
-    except redis_errors.AuthenticationError as error:
-        raise StoreUnavailable(f"redis refuses us: {error}") from error
-    except (redis_errors.ConnectionError, OSError) as error:
-        raise StoreUnreachable(f"redis cannot be reached: {error}") from error
-    except redis_errors.RedisError as error:
-        raise StoreUnavailable(f"redis refuses a PING: {error}") from error
+    except (redis_errors.RedisError, OSError) as error:
+        raise _meaning(error, reached=reached.is_set()) from error
     finally:
         await connection.disconnect(nowait=True)
 
 
 def _note_when_connected(connection: AbstractConnection, reached: asyncio.Event) -> None:
-    async def greet(fresh: AbstractConnection) -> None:
+    """The handshake is `on_connect`; on a Unix socket the driver runs it as part of connecting."""
+    shake_hands = connection.on_connect
+
+    async def greet() -> None:
         reached.set()
+        await shake_hands()
+
+    async def greet_fresh(fresh: AbstractConnection) -> None:
         await fresh.on_connect()
 
-    connection.redis_connect_func = greet  # type: ignore[assignment] # the stub wants a protocol
+    connection.on_connect = greet  # type: ignore[method-assign]
+    connection.redis_connect_func = greet_fresh  # type: ignore[assignment] # wants a protocol
+
+
+def _meaning(error: Exception, *, reached: bool) -> StoreUnavailable:
+    causes = list(_causes(error))
+    if any(isinstance(each, _TIMEOUTS) for each in causes):
+        kind = StoreUnavailable if reached else StoreUnreachable
+        return kind(f"redis does not answer: {error}")
+    if any(isinstance(each, _REFUSALS) for each in causes):
+        return StoreUnavailable(f"redis refuses us: {error}")
+    return StoreUnreachable(f"redis cannot be reached: {error}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from: the driver wraps those of a handshake."""
+    while error is not None:
+        yield error
+        error = error.__cause__
