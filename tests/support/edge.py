@@ -12,7 +12,7 @@ import grpc
 import httpx
 import msgspec
 
-from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceStub
+from stepstream._stubs import stub_of
 from stepstream_dispatcher.edge.api import api_routes
 from stepstream_dispatcher.edge.app import build_app
 from stepstream_dispatcher.edge.bodies import IntakeLimits
@@ -81,7 +81,7 @@ async def serving_grpc(dispatcher: Dispatcher) -> AsyncIterator[Any]:
     )
     port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield DispatcherServiceStub(channel)
+        yield stub_of(channel)
     await server.stop(0)
 
 
