@@ -262,12 +262,16 @@ async def test_a_redis_that_comes_back_empty_is_set_up_again(tmp_path: Path):
 
 
 async def test_a_redis_that_loads_its_data_is_down_until_it_has(tmp_path: Path):
-    """Each command of the log is loaded with a delay, so that it takes a second or two."""
-    options = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+    """Each command of the log is loaded with a delay; after every 1,024 it looks who asks."""
+    options = ("--key-load-delay", "200")
     async with running_cluster(tmp_path, redis_options=options) as cluster:
-        async with Redis.from_url(cluster.redis_url) as redis:
-            for number in range(200):
-                await redis.set(f"filler:{number}", "x" * 1000)
+        async with (
+            Redis.from_url(cluster.redis_url) as redis,
+            redis.pipeline(transaction=False) as filling,
+        ):
+            for number in range(12_000):
+                filling.set("filler", number)
+            await filling.execute()
         await down(cluster)
         async with asyncio.TaskGroup() as group:
             starting = group.create_task(cluster.start_redis())
