@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from stepstream.types import Gap, Submitted, Task, TaskEvent
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.pace import before_the_next_look
 from tests.support.recount import recount
 
 pytestmark = [pytest.mark.parallel]
@@ -59,7 +60,7 @@ async def mode_seen(cluster: Cluster, mode: str) -> float:
             shown = ready.json()["mode"] if ready.status_code == 200 else ""
             if shown == mode == (await client.stats()).execution_mode:
                 return time.monotonic()
-            await asyncio.sleep(0.05)
+            await before_the_next_look()
 
 
 async def test_a_task_runs_in_the_call_and_redis_gets_it(tmp_path: Path):
@@ -295,6 +296,6 @@ async def loading(cluster: Cluster) -> bool:
             except redis_errors.BusyLoadingError:
                 return True
             except (redis_errors.ConnectionError, OSError):
-                await asyncio.sleep(0.01)
+                await before_the_next_look()
             else:
                 return False

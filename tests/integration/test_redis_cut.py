@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from stepstream_dispatcher.store.redis_scripts import SUBMIT
 from tests.support.cluster import Cluster
 from tests.support.load import Load, tell
+from tests.support.pace import before_the_next_look
 from tests.support.proxy import Proxy, running_proxy
 from tests.support.recount import recount
 
@@ -130,7 +131,7 @@ async def test_submits_whose_answer_was_lost(
 
 async def settled(redis: Redis, load: Load) -> None:
     """Wait until nothing lives any more, and every accepted task is recorded."""
-    while int(await redis.hget("task:count", "live") or 0) or not all(  # noqa: ASYNC110
+    while int(await redis.hget("task:count", "live") or 0) or not all(
         [await redis.exists(f"task:record:{task_id}") for task_id in load.accepted()]
     ):
-        await asyncio.sleep(0.1)
+        await before_the_next_look()

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.load import Load, running_load, tell
+from tests.support.pace import before_the_next_look, lasts
 from tests.support.recount import Recount, recount
 
 LONG = os.environ.get("STEPSTREAM_TEST_LONG") == "1"
@@ -52,15 +53,15 @@ async def recorded(cluster: Cluster, load: Load) -> dict[str, float]:
             seen |= {
                 one: now for one, state in zip(missing, states, strict=True) if state == b"done"
             }
-            await asyncio.sleep(0.05)
+            await before_the_next_look()
     return seen
 
 
 async def counted(cluster: Cluster) -> Recount:
     """Count all again once nothing lives any more."""
     async with Redis.from_url(cluster.redis_url) as redis, asyncio.timeout(RECORDED_S):
-        while int(await redis.hget("task:count", "live") or 0):  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(0.1)
+        while int(await redis.hget("task:count", "live") or 0):
+            await before_the_next_look()
         return await recount(redis)
 
 
@@ -86,11 +87,11 @@ async def test_a_stop_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ):
             await load.until(30)
             stopped = await stop(cluster)
-            await asyncio.sleep(STOP_S)
+            await lasts(STOP_S)
             back = time.monotonic()
             await cluster.start_redis()
             seeing = group.create_task(recorded(cluster, load))
-            await asyncio.sleep(2.0)
+            await lasts(2.0)
         seen = seeing.result()
         await cluster.finished([one.task_id for one in held])
         found = await counted(cluster)
@@ -125,9 +126,9 @@ async def test_flapping_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixtu
             await load.until(20)
             for _ in range(FLAPS):
                 await stop(cluster)
-                await asyncio.sleep(FLAP_S)
+                await lasts(FLAP_S)
                 await cluster.start_redis()
-                await asyncio.sleep(FLAP_S)
+                await lasts(FLAP_S)
         await recorded(cluster, load)
         found = await counted(cluster)
 

@@ -15,6 +15,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_operations",
         "test_clients_move",
         "test_fallback",
+        "test_fallback_turns",
         "test_command_line",
         "test_readme_worker",
         "test_reflection",
@@ -35,6 +36,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_redis_restart",
         "test_redis_stopped",
         "test_redis_cut",
+        "test_redis_slow",
     ),
     "statistics and monitoring": ("test_statistics", "test_tracing", "test_operate"),
 }

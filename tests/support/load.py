@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from tests.support.pace import lasts
 from stepstream import AsyncClient
 from stepstream.errors import StepstreamError
 
@@ -87,7 +88,7 @@ class Load:
     ) -> None:
         while not self.stopping:
             await self.submit(client, pipeline, plan)
-            await asyncio.sleep(pause_s)
+            await lasts(pause_s)
 
 
 @asynccontextmanager

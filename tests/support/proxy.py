@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.support.pace import lasts
+
 __all__ = ["Proxy", "running_proxy"]
 
 CHUNK_BYTES = 1 << 16
@@ -154,7 +156,7 @@ class Proxy:
                     self._die()
                 break
             if self.delay_s:  # a slow server
-                await asyncio.sleep(self.delay_s)
+                await lasts(self.delay_s)
             writer.write(chunk)
             await writer.drain()
             if freeing.is_set():

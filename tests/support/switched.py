@@ -1,12 +1,15 @@
 """A dispatcher on a switch: a Redis that is down when told to, played by a store in memory."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, cast
 
+import msgspec
+
 from stepstream_dispatcher.core.admission import Submission
-from stepstream_dispatcher.core.record import TaskRecord
+from stepstream_dispatcher.core.record import TaskRecord, Transition
 from stepstream_dispatcher.engine.desk import Accepted
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.store.local import LocalStore
@@ -20,11 +23,14 @@ from stepstream_dispatcher.store.port import (
     StoreUnreachable,
 )
 from tests.support.engine import Dispatcher, FaultyStore, database
+from tests.support.records import NOW_MS
+from tests.support.transitions import build
 from tests.support.virtual_time import pass_time
 
-__all__ = ["RUNNING_MAX", "Remote", "Switched"]
+__all__ = ["LOOPS", "RUNNING_MAX", "Remote", "Switched", "created", "creation", "switched"]
 
 RUNNING_MAX = 3
+LOOPS = ("committer", "feeder", "settling", "leases", "recovery", "timers")
 FIRST_ENTRY = 1_000_000  # of the journal
 
 
@@ -130,3 +136,22 @@ class Switched(Dispatcher):
         task = self._group.create_task(self.engine.desk.submit(submission))
         await pass_time(0.01)
         return task
+
+
+@contextlib.asynccontextmanager
+async def switched(*loops: str, **options: Any) -> Any:
+    """A dispatcher on a switch, in virtual time."""
+    async with Switched(database(), *loops, **options) as dispatcher:
+        dispatcher.remote.calls.clear()
+        yield dispatcher
+
+
+def creation(task_id: str, **changes: Any) -> Transition:
+    """A transition that makes a task."""
+    return msgspec.structs.replace(build("create", task_id, None, now_ms=NOW_MS), **changes)
+
+
+async def created(switch: SwitchStore, *task_ids: str, **changes: Any) -> list[str]:
+    """Makes tasks; returns the verdicts."""
+    results = await switch.commit([creation(one, **changes) for one in task_ids], kind="submit")
+    return [result.verdict.value for result in results]
