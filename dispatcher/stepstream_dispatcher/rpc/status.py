@@ -134,10 +134,7 @@ async def _translated(context: _Context, method: str) -> AsyncIterator[None]:
         if _cancelled_from_outside():
             raise
         await _abort(context, rich_status(errors.Unavailable("the call was given up; try again")))
-    except Exception as error:  # the last resort: no error leaves without a status
-        if _peer_is_gone(error):
-            log.debug("rpc.disconnected", method=method)
-            raise asyncio.CancelledError from error  # as if gRPC had told of it in time
+    except Exception as error:  # noqa: BLE001 - the last resort: no error leaves without a status
         await _abort(context, _status(error, method))
 
 
@@ -157,6 +154,9 @@ def _status(error: Exception, method: str) -> Status:
     refusal = _refusal(error)
     if refusal is not None and not isinstance(refusal, errors.InternalError):
         return rich_status(refusal)
+    if _peer_is_gone(error):
+        log.debug("rpc.disconnected", method=method)
+        return rich_status(errors.Unavailable("the stream broke; try again"))
     incident = uuid.uuid4().hex[:12]
     log.error("rpc.failed", method=method, incident=incident, exc_info=error)
     return rich_status(
