@@ -33,6 +33,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
     task: Task
     runs: list[Run]
+    reason: str  # why it is not running, as ExplainTask says
 
     @property
     def took_s(self) -> float:
@@ -56,7 +57,11 @@ async def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
             lambda: all(run.ended_mono for run in cluster.journal.runs()), timeout_s=10
         )
         return {
-            name: Ended(task=await client.get(task_id), runs=cluster.journal.runs(task=task_id))
+            name: Ended(
+                task=await client.get(task_id),
+                runs=cluster.journal.runs(task=task_id),
+                reason=(await client.explain(task_id)).reason,
+            )
             for name, task_id in ids.items()
         }
 
@@ -119,3 +124,9 @@ async def test_a_deadline_survives_the_death_of_the_only_dispatcher(lonely: Clus
     async with lonely.redis() as redis:
         assert await redis.xlen("task:stream:work") == 0
         assert await redis.zcard("task:delayed") == 0
+
+
+async def test_explain_says_that_the_deadline_passed(ended: dict[str, Ended]):
+    reasons = {name: one.reason for name, one in ended.items()}
+
+    assert reasons == dict.fromkeys(TASKS, "DEADLINE_PASSED") | {"quick": "FINISHED"}

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from tests.support.pace import lasts
 from stepstream import AsyncClient
 from stepstream.errors import StepstreamError
+from tests.support.pace import lasts
 
 __all__ = ["Answer", "Load", "running_load", "tell"]
 

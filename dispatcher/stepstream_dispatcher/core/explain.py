@@ -103,6 +103,19 @@ def _ended(scene: Scene) -> str:
     return f"{words}; start it anew with `stepstream redrive {scene.task_id}`"
 
 
+def _ran_out(scene: Scene) -> bool:
+    record = scene.record
+    return record.state == "failed" and 0 < record.deadline_ms <= record.updated_ms
+
+
+def _too_late(scene: Scene) -> str:
+    at = _clock(scene.record.deadline_ms)
+    return (
+        f"its deadline passed at {at}; start it anew, without a deadline, with "
+        f"`stepstream redrive {scene.task_id}`"
+    )
+
+
 def _runs(scene: Scene) -> str:
     record = scene.record
     since = _clock(record.leased_ms)
@@ -171,6 +184,7 @@ def _clock(at_ms: int) -> str:
 
 
 RULES: Final = (
+    Rule(_ran_out, "DEADLINE_PASSED", _too_late),
     Rule(lambda scene: scene.record.stage is Stage.ENDED, "FINISHED", _ended),
     Rule(lambda scene: scene.record.stage is Stage.LEASED, "RUNNING", _runs),
     Rule(lambda scene: scene.record.stage is Stage.WAITING, "AWAITING_REVIEW", _awaits_review),

@@ -163,9 +163,16 @@ class SwitchedReads(Turn):
         await self._remote.forget_dismissal(instance_id)
 
     async def intents(self) -> Intents:
-        """See Store.intents. What was known before Redis went down is for the reader to keep."""
-        self._refuse_diverted()
-        return await self._remote.intents()
+        """See Store.intents. While diverted what was known before."""
+
+        async def ask() -> Intents:
+            self._intents = await self._remote.intents()
+            return self._intents
+
+        async def known() -> Intents:
+            return self._intents
+
+        return await self._ask(ask, known)
 
     async def notify(self, dispatcher_id: str, payload: bytes) -> None:
         """See Store.notify."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from stepstream_dispatcher.store.port import ImportingStore, Journal, StoreUnreachable
+from stepstream_dispatcher.store.port import ImportingStore, Intents, Journal, StoreUnreachable
 
 __all__ = ["AWAY", "Turn"]
 
@@ -39,6 +39,7 @@ class Turn:
         self._told = asyncio.Event()  # the probes know: it is down, or it is not
         self._joined = asyncio.Event()  # set while not
         self._joined.set()
+        self._intents = Intents()  # as Redis said last
         self._at_rest: dict[str, bool] = {}  # the tasks of the journal
         self._committing: Counter[str] = Counter()  # calls that write a task of the journal
         self._departed: set[str] = set()  # tasks that are, or may have been, imported

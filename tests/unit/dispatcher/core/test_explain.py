@@ -7,8 +7,7 @@ from stepstream.v1.dispatcher_service_pb2 import ExplainReason
 from stepstream_dispatcher.core.explain import RULES, Scene, Seat, explain
 from tests.support.records import NOW_MS, TASK_ID, delayed, ended, leased, queued, waiting
 
-# Rows that another part of the product still has to bring.
-TO_COME = {"UNSPECIFIED", "DEADLINE_PASSED"}
+NEVER_SENT = {"UNSPECIFIED"}
 
 
 def seat(name: str = "worker-1", **changes: object) -> Seat:
@@ -35,6 +34,8 @@ def scene(**changes: object) -> Scene:
 
 
 CASES = [
+    ("DEADLINE_PASSED", {"record": ended(deadline_ms=5, updated_ms=5)}, "its deadline passed at"),
+    ("FINISHED", {"record": ended(deadline_ms=6, updated_ms=5)}, "it has ended: failed"),
     ("FINISHED", {"record": ended()}, f"stepstream redrive {TASK_ID}"),
     ("FINISHED", {"record": ended(state="done")}, "it has ended: done"),
     ("RUNNING", {"record": leased()}, "worker worker-1 runs translate, attempt 1, since"),
@@ -68,8 +69,8 @@ def test_reason_and_words(reason: str, changes: dict[str, object], words: str):
 def test_every_reason_has_a_row_and_a_case():
     words = {name.removeprefix("EXPLAIN_REASON_") for name in ExplainReason.keys()}  # noqa: SIM118
 
-    assert {rule.reason for rule in RULES} == words - TO_COME
-    assert {reason for reason, _, _ in CASES} == words - TO_COME
+    assert {rule.reason for rule in RULES} == words - NEVER_SENT
+    assert {reason for reason, _, _ in CASES} == words - NEVER_SENT
 
 
 @pytest.mark.parametrize(
