@@ -14,7 +14,9 @@ BIN     := $(VENV)/bin
 # The quick suites share the cores; those with processes and deadlines of their own have them alone.
 PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
             $(BIN)/pytest -rs -n 2 tests/unit tests/meta tests/contract && \
-            $(BIN)/pytest -rs tests/integration tests/interop)
+            $(BIN)/pytest -rs $(QUICK) tests/integration tests/interop)
+# `make test` leaves out what takes a minute of real time: outages, kills. The other targets run it.
+QUICK   = -m "not slow"
 PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
 TYPED   := $(PACKAGES) tests/support tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
@@ -47,7 +49,7 @@ start-parallel: $(VENV)/.run ## Run dispatcher and workers on the Redis at REDIS
 load: $(VENV)/.dev ## Measure throughput, parallel speed-up and memory per task
 	@$(BIN)/python -m bench.load
 
-test: $(VENV)/.dev ## Run the tests; what needs a tool that is not installed is skipped and says so
+test: $(VENV)/.dev ## Run the tests but the slow ones; what needs a missing tool is skipped and says so
 	@$(PYTEST)
 
 test-parallel: $(VENV)/.dev ## Run the tests of the whole system: Redis and several processes
@@ -55,6 +57,8 @@ test-parallel: $(VENV)/.dev ## Run the tests of the whole system: Redis and seve
 
 test-all: $(VENV)/.dev ## Run every test; a missing tool is a failure
 	@export STEPSTREAM_TEST_ALL=1; $(PYTEST)
+
+test-all: QUICK =
 
 check: format lint types layers gen-check protos lock-check ## Check format, lint, types, layers, generated code, protos
 

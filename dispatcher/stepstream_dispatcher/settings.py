@@ -32,7 +32,7 @@ _UNPREFIXED: Final = frozenset(
     }
 )
 # What the client, the worker, the command line and the tests read: they share the environment.
-_FOREIGN: Final = re.compile(r"STEPSTREAM_(ADDRESS|(WORKER|TEST|CLIENT|LLM)_[A-Z0-9_]+)")
+_FOREIGN: Final = re.compile(r"STEPSTREAM_(ADDRESS|ENGINES|(WORKER|TEST|CLIENT|LLM)_[A-Z0-9_]+)")
 # Those of them that are easily mistyped, for the hint.
 _NEIGHBOURS: Final = ("STEPSTREAM_ADDRESS", "STEPSTREAM_WORKER_NAME", "STEPSTREAM_WORKER_GRACE")
 _DAY_MS: Final = 86_400_000

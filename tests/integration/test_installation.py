@@ -15,7 +15,7 @@ from stepstream.cli.probe import free_address
 from stepstream.types import SubmitItem, Submitted
 from tests.support.child import Child, News
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 TASKS = 30
 # Long enough that both workers are busy when the signal comes.

@@ -22,7 +22,7 @@ from tests.support.pace import before_the_next_look
 from tests.support.proxy import Proxy, running_proxy
 from tests.support.recount import recount
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 CUT_OFF = 100 if os.environ.get("STEPSTREAM_TEST_LONG") == "1" else 20
 AT_ONCE = 40  # Submits of one cut, below the default cap of 64

@@ -10,7 +10,7 @@ import pytest
 from stepstream.types import SubmitItem, Submitted
 from tests.support.cluster import running_cluster
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 TASKS = 20
 

@@ -20,7 +20,7 @@ from tests.support.proxy import running_proxy
 
 LONG = os.environ.get("STEPSTREAM_TEST_LONG") == "1"
 
-pytestmark = [pytest.mark.parallel, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.parallel, pytest.mark.timeout(150), pytest.mark.slow]
 
 SLOW_S = 20.0 if LONG else 8.0
 ANSWER_S = 2.0  # what each answer takes

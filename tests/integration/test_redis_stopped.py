@@ -21,7 +21,7 @@ from tests.support.recount import Recount, recount
 
 LONG = os.environ.get("STEPSTREAM_TEST_LONG") == "1"
 
-pytestmark = [pytest.mark.parallel, pytest.mark.timeout(240 if LONG else 90)]
+pytestmark = [pytest.mark.parallel, pytest.mark.timeout(240 if LONG else 90), pytest.mark.slow]
 
 STOP_S = 30.0 if LONG else 6.0
 FLAPS = 15 if LONG else 3

@@ -13,9 +13,8 @@ from tests.support.cluster import running_cluster
 pytestmark = [pytest.mark.parallel]
 
 
-async def test_http_grpc_and_the_metrics_block_count_alike(tmp_path: Path):
-    settings = {"ENABLE_METRICS": "true"}
-    async with running_cluster(tmp_path, workers=2, **settings) as cluster:
+async def test_http_and_grpc_count_alike(tmp_path: Path):
+    async with running_cluster(tmp_path, workers=2) as cluster:
         client = cluster.client()
         items = [SubmitItem(pipeline="single", input={"plan": [{}]})] * 7
         items += [SubmitItem(pipeline="single", input={"plan": [{"not_retryable": "no"}]})] * 3
@@ -37,16 +36,3 @@ async def test_http_grpc_and_the_metrics_block_count_alike(tmp_path: Path):
         assert sum(one["processed"] for one in shown["workers"].values()) == 7
         assert (shown["parallelProcessing"], shown["isRunning"]) == (True, True)
         assert (ready, alive) == ({"status": "ready", "mode": "PARALLEL"}, {"status": "ok"})
-
-
-async def test_the_metrics_block_is_printed(tmp_path: Path):
-    async with running_cluster(tmp_path, workers=1, ENABLE_METRICS="true") as cluster:
-        accepted = await cluster.client().submit("single", {"plan": [{}]})
-        await cluster.finished([accepted.task_id])
-        child = cluster.dispatchers["d-0"].child
-
-        await child.line("=== Task Processor Metrics ===", timeout_s=40)
-        await child.line("Queue - Pending: 0, Processing: 0")
-
-        printed = [line for line in child.lines if line.startswith(("Status", "Total"))]
-        assert printed[:3] == ["Status: Running", "Total Processed: 1", "Total Failed: 0"]

@@ -10,7 +10,7 @@ import pytest
 from stepstream.types import TaskEvent
 from tests.support.cluster import running_cluster
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 # The default is 5 and 15 s. What is promised is the silence limit and 2 s (design 8, promise 4).
 SILENCE_S = 2.0

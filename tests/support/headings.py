@@ -12,6 +12,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_tasks",
         "test_modes",
         "test_http",
+        "test_engines",
         "test_operations",
         "test_clients_move",
         "test_fallback",

@@ -29,7 +29,7 @@ __all__ = [
 
 SettingsT = TypeVar("SettingsT", bound=Struct)
 
-_SECRET = frozenset({"REDIS_URL"})  # it may hold a password
+_SECRET = frozenset({"REDIS_URL", "LLM_BASE_URL", "LLM_API_KEY"})  # may hold a password
 _SHOWN_MAX = 40  # characters of a bad value in its message
 
 _PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"

@@ -105,8 +105,8 @@ def test_bad_input_is_not_retried_and_names_the_field(
 
 
 def test_a_pair_without_an_engine_is_not_retried() -> None:
-    with pytest.raises(NotRetryable, match="no translation engine serves en→es") as refusal:
-        translate(context_of("translate", INPUT | {"source_lang": "en", "target_lang": "es"}))
+    with pytest.raises(NotRetryable, match="no translation engine serves en→is") as refusal:
+        translate(context_of("translate", INPUT | {"source_lang": "en", "target_lang": "is"}))
     assert refusal.value.code == "NO_ENGINE"
 
 

@@ -43,6 +43,15 @@ class OpenCCEngine:
         """`opencc:` and the configurations, such as `opencc:s2twp`."""
         return self._name
 
+    @property
+    def literal(self) -> bool:
+        """See Engine.literal."""
+        return True
+
+    def guided(self, feedback: str) -> OpenCCEngine:  # noqa: ARG002 - dictionaries cannot follow
+        """See Engine.guided."""
+        return self
+
     def translate(self, text: str) -> str:
         """Convert a text; time is linear in its length."""
         # The library ends a text at its first NUL, so what lies between them is given to it singly.

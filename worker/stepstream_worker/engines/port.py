@@ -19,6 +19,15 @@ class Engine(Protocol):
         """What made the translation, as reviewers and reports see it."""
         ...
 
+    @property
+    def literal(self) -> bool:
+        """Whether it maps characters by dictionaries: at once, without cost, always alike."""
+        ...
+
     def translate(self, text: str) -> str:
         """Translate one stretch of prose."""
+        ...
+
+    def guided(self, feedback: str) -> Engine:
+        """The engine as it follows a reviewer's words; itself when it cannot."""
         ...

@@ -16,14 +16,18 @@ __all__ = ["translate"]
 def translate(ctx: StepContext) -> dict[str, Any]:
     """Translate the task's document paragraph by paragraph.
 
-    The dictionaries cannot follow a reviewer's words; they stay in the output for the next reader.
+    A language model follows a reviewer's words; the dictionaries and rules cannot, so the words
+    stay in the output for the next reader.
 
     Raises:
-        NotRetryable: The input is invalid, or no engine serves the pair.
+        NotRetryable: The input is invalid, no engine serves the pair, or the model refuses.
+        RetryAfter, Retryable: The engine could not do it this time.
         Cancelled: The attempt was cancelled between two paragraphs.
     """
     request = read_request(ctx.input)
     engine = engine_for(request.source, request.target)
+    if ctx.feedback:
+        engine = engine.guided(ctx.feedback)
     translation = translate_document(request.text, engine, progress_of(ctx, "paragraph"))
     ctx.progress(1.0, "translated")
     return {

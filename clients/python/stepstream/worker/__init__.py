@@ -2,7 +2,13 @@
 
 from stepstream.worker.app import Worker
 from stepstream.worker.context import StepContext
-from stepstream.worker.outcomes import Cancelled, Completed, NotRetryable, RetryAfter
+from stepstream.worker.outcomes import (
+    Cancelled,
+    Completed,
+    NotRetryable,
+    Retryable,
+    RetryAfter,
+)
 from stepstream.worker.registry import RunsIn, Step, find_steps, step
 
 __all__ = [
@@ -10,6 +16,7 @@ __all__ = [
     "Completed",
     "NotRetryable",
     "RetryAfter",
+    "Retryable",
     "RunsIn",
     "Step",
     "StepContext",

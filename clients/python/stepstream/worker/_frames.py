@@ -18,7 +18,7 @@ from stepstream.types import Value
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.worker.attempt import Attempt, Why
 from stepstream.worker.inventory import Item
-from stepstream.worker.outcomes import Completed, NotRetryable, RetryAfter
+from stepstream.worker.outcomes import Completed, NotRetryable, Retryable, RetryAfter
 
 __all__ = [
     "OUTPUT_BYTES_MAX",
@@ -121,6 +121,8 @@ def failure(attempt: Attempt, error: BaseException) -> pb.Settlement:
     match error:
         case NotRetryable():
             return failed(attempt, error.code, str(error), retryable=False)
+        case Retryable():
+            return failed(attempt, error.code, str(error), retryable=True)
         case RetryAfter():
             return failed(
                 attempt, error.code, str(error), retryable=True, retry_after_s=error.seconds

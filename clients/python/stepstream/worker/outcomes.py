@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stepstream.types import Value
 
-__all__ = ["Cancelled", "Completed", "NotRetryable", "RetryAfter"]
+__all__ = ["Cancelled", "Completed", "NotRetryable", "RetryAfter", "Retryable"]
 
 _RETRY_AFTER_S_MAX = 86_400  # worker_service.proto, Failed.retry_after
 
@@ -33,6 +33,19 @@ class NotRetryable(Exception):
     """
 
     def __init__(self, message: str = "", *, code: str = "NOT_RETRYABLE") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Retryable(Exception):
+    """Another attempt may succeed: as any other exception, with a code of its own.
+
+    Args:
+        message: What went wrong, for a person; cut at 4 KiB.
+        code: Upper-case word for programs, at most 64 characters.
+    """
+
+    def __init__(self, message: str = "", *, code: str = "RETRYABLE") -> None:
         super().__init__(message)
         self.code = code
 
