@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
@@ -31,6 +32,7 @@ from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
 from stepstream_dispatcher.rpc.worker_service import WorkerService
 from stepstream_dispatcher.settings import Settings
+from stepstream_dispatcher.store.leftovers import leftover_journals
 from stepstream_dispatcher.store.local import LocalStore
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import Store, StoreRefused
@@ -81,10 +83,10 @@ def make_store(settings: Settings) -> Store:
     )
     if not settings.fallback:
         return redis
-    journal = LocalStore(
-        _database(settings, f"journal-{_file_name(settings.identity)}", now_ms=redis.now_ms),
-        dispatcher_id=settings.identity,
-    )
+    database = _database(settings, f"journal-{_file_name(settings.identity)}", now_ms=redis.now_ms)
+    for path, tasks in leftover_journals(Path(database.path)).items():
+        _log.warning("journal of another dispatcher", path=str(path), tasks=tasks)
+    journal = LocalStore(database, dispatcher_id=settings.identity)
     return SwitchStore(redis, journal, running_max=settings.fallback_max)
 
 

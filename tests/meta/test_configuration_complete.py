@@ -12,7 +12,9 @@ ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", re.MULTILINE)
 ROWS = {
     name: (default, takes)
     for name, default, takes in ROW.findall(
-        (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+        (ROOT / "docs/configuration.md")
+        .read_text(encoding="utf-8")
+        .partition("\n## The shipped worker")[0]
     )
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -48,6 +49,7 @@ class Fallback:
         self._switch = switch
         self._returned = returned
         self._turned = turned
+        self._complaint = ""  # why the latest return failed
         self.imports: Counter[Imported] = Counter()  # since the process began
 
     async def probe(self) -> None:
@@ -110,13 +112,20 @@ class Fallback:
             await self._returned()
         except StoreUnavailable as error:
             self._switch.divert()
-            _log.warning("redis answers and is not ready", error=error.message)
+            self._complain(logging.WARNING, "redis answers and is not ready", error.message)
         except StoreRefused as error:
             self._switch.divert()
-            _log.error("redis is not used", error=str(error))
+            self._complain(logging.ERROR, "redis is not used", str(error))
         else:
+            self._complaint = ""
             _log.info("redis is back", to_import=self._switch.journaled)
             await self._tell()
+
+    def _complain(self, level: int, event: str, error: str) -> None:
+        """Log why Redis is not used yet, once for each reason."""
+        if self._complaint != error:
+            _log.log(level, event, error=error)
+        self._complaint = error
 
     async def _tell(self) -> None:
         """Say that it turned; the probes go on whatever comes of that."""

@@ -128,7 +128,9 @@ async def test_redis_that_cannot_be_used_yet_is_tried_again(trouble: Exception):
         watch.remote.down()
         await pass_time(2)
         watch.trouble, watch.remote.trouble = trouble, None
-        await pass_time(3 * PROBE_EVERY_S)
+        with capture_logs() as logs:
+            await pass_time(3 * PROBE_EVERY_S)
+        assert len(logs) == 1  # though it is tried each time
         assert (watch.switch.diverted, watch.turns) == (True, [True])
         assert watch.returned >= 2
 
