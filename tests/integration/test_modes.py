@@ -1,12 +1,19 @@
-"""The API does not change with how tasks are run: same documents, same answers, same histories."""
+"""The API does not change with how tasks are run: same documents, same answers, same histories.
+
+Nor with the door: HTTP, gRPC and the command line say the same of a task.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -23,6 +30,8 @@ pytestmark = [pytest.mark.parallel]
 TRANSLATION = {"STEPSTREAM_PIPELINES": ""}
 SHIPPED_WORKER = (sys.executable, "-m", "stepstream_worker")
 DOCUMENTS = load_documents(ROOT / "samples")
+SAID_BY_ALL = ("task_id", "state", "phase", "step", "attempt", "version", "result")
+LIMIT_S = 20.0
 
 
 @asynccontextmanager
@@ -106,11 +115,60 @@ def timeless(value: Task | TaskEvent) -> dict[str, Any]:
     }
 
 
+async def by_http(cluster: Cluster, task_id: str) -> dict[str, Any]:
+    """The task in the names of the SDK, as the HTTP API says it."""
+    url = f"http://{cluster.dispatchers['d-0'].http_address}/api/tasks/{task_id}?payloads=true"
+    async with httpx.AsyncClient(timeout=LIMIT_S) as client:
+        told = (await client.get(url)).json()
+    phase = told["phase"].removeprefix("PHASE_")
+    return {
+        "task_id": told["taskId"],
+        "state": told["state"],
+        "phase": phase,
+        "step": told["step"],
+        "attempt": told["attempt"],
+        "version": int(told["version"]),
+        "result": told.get("result", {}).get("json"),
+    }
+
+
+async def by_command(cluster: Cluster, task_id: str) -> dict[str, Any]:
+    """The task as `stepstream get --json` says it."""
+    address = cluster.dispatchers["d-0"].address
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "stepstream.cli", "get", task_id, "--json", "--address", address),
+        cwd=cluster.folder,
+        env={"PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT_S):
+        written, _ = await process.communicate()
+    assert process.returncode == 0
+    told = json.loads(written)
+    return {name: told[name] for name in SAID_BY_ALL}
+
+
+async def by_grpc(cluster: Cluster, task_id: str) -> dict[str, Any]:
+    """The task as the SDK reads it."""
+    told = msgspec.structs.asdict(await cluster.client().get(task_id))
+    return {name: told[name] for name in SAID_BY_ALL}
+
+
+async def check_doors(cluster: Cluster, results: list[dict[str, Any]]) -> None:
+    """One task of each state that they rest in is the same through every door."""
+    by_state = {one["task"]["state"]: one["task"]["task_id"] for one in results}
+    for task_id in by_state.values():
+        told = await by_grpc(cluster, task_id)
+        assert await by_http(cluster, task_id) == told
+        assert await by_command(cluster, task_id) == told
+
+
 async def test_outputs_and_histories_are_the_same_in_every_mode(tmp_path: Path):
     results = {}
     for mode, start in MODES.items():
         async with start(tmp_path / mode.lower()) as cluster:
             answers, results[mode] = await run(cluster)
+            await check_doors(cluster, results[mode])
         assert {answer.execution_mode for answer in answers} == {mode}
 
     first = results["PARALLEL"]
