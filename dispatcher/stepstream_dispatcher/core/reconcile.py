@@ -6,7 +6,7 @@ the version that the record had.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -15,6 +15,13 @@ import msgspec
 from stepstream_dispatcher.core.record import TERMINAL_STATES, Stage, TaskRecord
 
 __all__ = [
+    "DELAYED",
+    "ENDED",
+    "ENTRIES",
+    "INDEX",
+    "LISTED",
+    "TIMERS",
+    "TOTALS",
     "Mend",
     "Need",
     "Repair",
@@ -190,5 +197,5 @@ def is_passed(entry: str, delivered: str) -> bool:
     return bool(entry and delivered) and _number(entry) <= _number(delivered)
 
 
-def _number(entry: str) -> Sequence[int]:
+def _number(entry: str) -> list[int]:
     return [int(part) for part in entry.split("-")]

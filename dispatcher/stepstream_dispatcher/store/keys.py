@@ -36,7 +36,9 @@ class Keys:
         )  # sorted set: instances by when told to leave
         self.pipelines: Final = self._named("pipelines")  # hash: definitions by "name@version"
         self.events: Final = self._named("events")  # channel of all events
-        self.sweep: Final = self._named("sweep")  # string: the dispatcher that sweeps, while it does
+        self.sweep: Final = self._named(
+            "sweep"
+        )  # string: the dispatcher that sweeps, while it does
         self.swept: Final = self._named("swept")  # string: there while no sweep is due
         self.recount: Final = self._named("recount")  # string: there while ended tasks are counted
         self.all_records: Final = re.sub(r"([\\*?\[\]])", r"\\\1", self._record) + "*"  # of SCAN

@@ -381,8 +381,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 class RepairableStore(Store, Protocol):
     """A store that others can reach, so that its indexes may need repair.
 
-    `queues` are the lanes that any task may be on; `place` is "index", "delayed", "ended" or a state
-    in which tasks wait.
+    `queues` are the lanes that any task may be on; `place` is "index", "delayed", "ended" or a
+    state in which tasks wait.
     """
 
     @property
@@ -406,7 +406,11 @@ class RepairableStore(Store, Protocol):
         """Whether no sweep has ended for as long as `end_sweep` has said."""
 
     async def end_sweep(self, *, quiet_s: float) -> None:
-        """Let others sweep. `quiet_s`: until the next one is due; 0: it is, since this one failed."""
+        """Let others sweep.
+
+        Args:
+            quiet_s: Until the next one is due; 0: it is, since this one failed.
+        """
 
     async def hold_trims(self, *, ttl_s: float) -> None:
         """Have `trim` forget nothing for as long, or until `recount`."""

@@ -14,7 +14,11 @@ from stepstream_dispatcher.store.redis_link import Link
 
 __all__ = ["RedisReads"]
 
-SIZES: Final = ("entries", "timers", "listed")  # counts that are of no concern to anybody but repairs
+SIZES: Final = (
+    "entries",
+    "timers",
+    "listed",
+)  # counts that are of no concern to anybody but repairs
 IDS_MAX: Final = 1000  # tasks whose hashes are asked for in one round trip
 
 

@@ -55,7 +55,7 @@ class RedisRepairs:
         """See RepairableStore.tally."""
         names = [self._keys.count, *self._places.values(), *map(self._keys.stream, queues)]
         channel = self._keys.dispatcher(self._dispatcher_id)
-        arguments = [GROUP, str(len(WAITING_STATES)), channel, marker]
+        arguments: list[str | bytes] = [GROUP, str(len(WAITING_STATES)), channel, marker]
         flat, sizes, lengths, groups = await TALLY.run(self._link, names, arguments)
         texts = [text.decode() for text in flat]
         return Tally(
