@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -51,6 +51,7 @@ __all__ = ["CLAIM_S", "Report", "Sweep"]
 
 PAGE: Final = 500  # tasks; their survey takes Redis about 3 ms
 MEMBERS: Final = 1000  # of a sorted set, about as long
+LOOKS_MAX: Final = 5  # at a task that moves under every repair
 CLAIM_S: Final = 15.0  # a sweeper that is silent for this long is gone
 CLAIM_EVERY_S: Final = 3.0
 REST_MAX_S: Final = 1.0  # after one page, however slow it was
@@ -105,6 +106,7 @@ class Sweep:
         self._holding = False  # trims are held back
         self._ready = asyncio.Event()  # every event is heard from now on
         self._marked = asyncio.Event()  # all events up to the marker were heard
+        self._unfinished = False  # something moved too fast to be mended
         self._deaf = False  # some may have been missed
         self._marker = f"{CENSUS_WORD} {secrets.token_hex(8)}".encode()
 
@@ -155,9 +157,10 @@ class Sweep:
         self._found[Repair.COUNTS] += sum(
             bool(by) for name, by in corrections.items() if name not in _BY_RESULTS
         )
-        return await self._store.recount(corrections)
+        return await self._store.recount(corrections) and not self._unfinished
 
     async def _listen(self) -> None:
+        """Hear every event up to the marker, and none beyond: those are not in what it marks."""
         async with aclosing(self._store.all_signals()) as signals:
             async for signal in signals:
                 if signal.event is not None:
@@ -167,6 +170,7 @@ class Sweep:
                     self._ready.set()
                 elif signal.payload == self._marker:
                     self._marked.set()
+                    return
 
     # --- walking ---------------------------------------------------------------------------------
 
@@ -216,7 +220,7 @@ class Sweep:
         async for page in self._members(place):
             survey = await self._store.survey(page.names, self._queues, thorough=True)
             found = (stray_of(sight, place) for sight in survey.sights)
-            await self._mend([stray for stray in found if stray is not None])
+            await self._mend([stray for stray in found if stray is not None], place)
             await self._rest(survey.cost_s)
 
     async def _walk_lanes(self) -> None:
@@ -231,7 +235,9 @@ class Sweep:
                     for entry, sight in zip(entries, survey.sights, strict=True)
                     if sight.record is None or sight.record.entry != entry.entry_id
                 ]
-                if stale:
+                if stale:  # unless it was settled since it was listed
+                    still = await self._store.lane_page(queue, after, count=PAGE)
+                    stale = [one.entry_id for one in still if one.entry_id in set(stale)]
                     await self._store.discard(queue, stale)
                     self._found[Repair.STRAYS] += len(stale)
                 await self._rest(survey.cost_s)
@@ -255,12 +261,32 @@ class Sweep:
             await self._rest(page.cost_s)
             cursor, more = page.cursor, bool(page.cursor)
 
-    async def _mend(self, mends: Iterable[Mend]) -> None:
-        by_kind: dict[Repair, list[Mend]] = {}
-        for mend in mends:
-            by_kind.setdefault(mend.repair, []).append(mend)
-        for kind, some in by_kind.items():
-            self._found[kind] += await self._store.mend(some)
+    async def _mend(self, mends: Sequence[Mend], place: str = "") -> None:
+        """Change sorted sets; what has moved since it was looked at is looked at again.
+
+        Args:
+            place: Whose strays are taken out; empty: what sets lack is put in.
+        """
+        for _ in range(LOOKS_MAX):
+            moved: dict[str, None] = {}
+            by_kind: dict[Repair, list[Mend]] = {}
+            for mend in mends:
+                by_kind.setdefault(mend.repair, []).append(mend)
+            for kind, some in by_kind.items():
+                changed, left = await self._store.mend(some)
+                self._found[kind] += changed
+                moved |= dict.fromkeys(mend.task_id for mend in left)
+            if not moved:
+                return
+            mends = await self._mends_of(list(moved), place)
+        self._unfinished = True
+
+    async def _mends_of(self, task_ids: Sequence[str], place: str) -> list[Mend]:
+        survey = await self._store.survey(task_ids, self._queues, thorough=bool(place))
+        if place:
+            strays = (stray_of(sight, place) for sight in survey.sights)
+            return [stray for stray in strays if stray is not None]
+        return [mend for sight in survey.sights for mend in mends_of(sight, self._states)]
 
     # --- pace ------------------------------------------------------------------------------------
 

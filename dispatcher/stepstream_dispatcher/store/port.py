@@ -433,8 +433,8 @@ class RepairableStore(Store, Protocol):
             thorough: Look for ends of former lives too, as `stray_of` needs.
         """
 
-    async def mend(self, mends: Sequence[Mend]) -> int:
-        """Change sorted sets; returns how many changed.
+    async def mend(self, mends: Sequence[Mend]) -> tuple[int, list[Mend]]:
+        """Change sorted sets; returns how many changed, and what was left as it was.
 
         Atomicity: a task whose record has another version by now keeps all as it is.
         """

@@ -376,7 +376,7 @@ class RedisStore:
         """See RepairableStore.survey."""
         return await self._repairs.survey(task_ids, queues, thorough=thorough)
 
-    async def mend(self, mends: Sequence[Mend]) -> int:
+    async def mend(self, mends: Sequence[Mend]) -> tuple[int, list[Mend]]:
         """See RepairableStore.mend."""
         return await self._repairs.mend(mends)
 

@@ -158,9 +158,9 @@ class RedisRepairs:
 
     # --- mending ---------------------------------------------------------------------------------
 
-    async def mend(self, mends: Sequence[Mend]) -> int:
+    async def mend(self, mends: Sequence[Mend]) -> tuple[int, list[Mend]]:
         """See RepairableStore.mend."""
-        changed = 0
+        changed, moved = 0, list[Mend]()
         places = list(self._places)
         for start in range(0, len(mends), TASKS_MAX):
             part = mends[start : start + TASKS_MAX]
@@ -168,8 +168,10 @@ class RedisRepairs:
             names += [self._keys.record(mend.task_id) for mend in part]
             arguments = [str(len(WAITING_STATES))]
             arguments += [text for mend in part for text in _texts(mend, places)]
-            changed += int(await REPAIR.run(self._link, names, arguments))
-        return changed
+            touched, *places_moved = await REPAIR.run(self._link, names, arguments)
+            changed += touched
+            moved += [part[at] for at in places_moved]
+        return changed, moved
 
 
 def _texts(mend: Mend, places: Sequence[str]) -> Iterator[str]:
