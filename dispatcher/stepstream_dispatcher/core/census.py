@@ -22,6 +22,7 @@ class Census:
         self._live: dict[str, tuple[int, str]] = {}  # task -> version and state
         self._over: dict[str, int] = {}  # tasks that ended meanwhile -> their version then
         self._ends: dict[str, set[int]] = {"failed": set(), "cancelled": set()}  # digests of ids
+        self._redriven: set[int] = set()  # heard; what is read of such an end may be older
 
     def saw(self, task_id: str, record: TaskRecord) -> None:
         """Take in a record."""
@@ -34,7 +35,7 @@ class Census:
 
     def saw_end(self, state: str, task_id: str) -> None:
         """Take in a member of the ended set."""
-        if state in self._ends:
+        if state in self._ends and hash(task_id) not in self._redriven:
             self._ends[state].add(hash(task_id))
 
     def heard(self, task_id: str, event: Event) -> None:
@@ -43,6 +44,7 @@ class Census:
             return
         if event.type is EventType.REDRIVEN:
             self._ends["failed"].discard(hash(task_id))
+            self._redriven.add(hash(task_id))
         if event.state in self._ends:
             self._ends[event.state].add(hash(task_id))
         version, _ = self._live.get(task_id, (self._over.get(task_id, 0), ""))

@@ -33,6 +33,7 @@ from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.engine.settling import Settling
 from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
+from stepstream_dispatcher.engine.sweep import Report
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.timers import Timers
 from stepstream_dispatcher.engine.traces import SpanSink, Traces
@@ -307,6 +308,16 @@ class Engine:
             is_running=not self.draining,
             mode=self.home_of("").mode,
         )
+
+    async def repair(self) -> Report:
+        """Mend the indexes now, and say what was mended.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        if self.reconciler is None:
+            return Report(repaired={}, tasks=0, took_s=0.0, counted=True)
+        return await self.reconciler.repair()
 
     async def ready(self) -> str | None:
         """Why calls should not be sent here; None when they may."""
