@@ -4,6 +4,7 @@ import asyncio
 import random
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from stepstream_dispatcher.core.pipeline import Catalog
@@ -31,7 +32,7 @@ class Healer:
 
     def __init__(self, store, *, silence_limit_s=15.0):
         self.store = store
-        catalog = Catalog([TRANSLATION])
+        catalog = Catalog([msgspec.structs.replace(TRANSLATION, version="1")])
         self.sessions = Sessions()
         self.committer = Committer(
             store=store,
