@@ -13,6 +13,7 @@ from stepstream_dispatcher.store.codec import decode_event
 __all__ = ["Recount", "recount"]
 
 SETTLED: Final = {EventType.COMPLETED, EventType.DONE}  # of a worker's step, in these pipelines
+SIZES: Final = {"entries", "timers", "listed"}  # counted for repairs alone
 FAILED: Final = {EventType.RETRYING, EventType.LOST, EventType.FAILED}
 
 
@@ -74,7 +75,11 @@ async def recount(redis: Any) -> Recount:
     return Recount(
         records=records,
         histories=histories,
-        kept={name.decode(): int(n) for name, n in counts.items() if int(n)},
+        kept={
+            name.decode(): int(n)
+            for name, n in counts.items()
+            if int(n) and name.decode() not in SIZES
+        },
         worker_totals=(
             sum(int(processed or 0) for processed, _ in workers),
             sum(int(failed or 0) for _, failed in workers),

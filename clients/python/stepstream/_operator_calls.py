@@ -13,6 +13,7 @@ __all__ = [
     "list_workers",
     "pause_queue",
     "redrive",
+    "repair",
     "resume_queue",
     "update_input",
 ]
@@ -69,6 +70,11 @@ def list_pipelines() -> Call[list[types.Pipeline]]:
     return Call(method="ListPipelines", request=pb2.ListPipelinesRequest(), read=_read_pipelines)
 
 
+def repair() -> Call[types.Repairs]:
+    """Mend what differs from the records."""
+    return Call(method="Repair", request=pb2.RepairRequest(), read=_read_repairs)
+
+
 def _read_nothing(_answer: object) -> None:
     return None
 
@@ -92,3 +98,12 @@ def _read_task(answer: pb2.UpdateInputResponse) -> types.Task:
 
 def _read_pipelines(answer: pb2.ListPipelinesResponse) -> list[types.Pipeline]:
     return [_convert.pipeline_from_message(pipeline) for pipeline in answer.pipelines]
+
+
+def _read_repairs(answer: pb2.RepairResponse) -> types.Repairs:
+    return types.Repairs(
+        repaired=dict(answer.repaired),
+        tasks=answer.tasks,
+        duration_s=_convert.duration_to_seconds(answer.duration),
+        counted=answer.counted,
+    )

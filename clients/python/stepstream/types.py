@@ -316,6 +316,15 @@ class RedriveResult(Struct, frozen=True, kw_only=True):
     reason: str  # of the refusal, for example TASK_NOT_FOUND; empty when it is queued again
 
 
+class Repairs(Struct, frozen=True, kw_only=True):
+    """What a sweep over everything in Redis has mended."""
+
+    repaired: dict[str, int]  # by kind, see RepairResponse; empty: nothing had to be
+    tasks: int  # that were looked at
+    duration_s: float
+    counted: bool  # False: the dispatcher verifies the counts again within seconds
+
+
 class PipelineStep(Struct, frozen=True, kw_only=True):
     """One step of a pipeline."""
 

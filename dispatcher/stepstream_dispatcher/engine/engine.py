@@ -23,20 +23,23 @@ from stepstream_dispatcher.engine.janitor import Janitor
 from stepstream_dispatcher.engine.leases import Leases
 from stepstream_dispatcher.engine.modes import Home
 from stepstream_dispatcher.engine.operations import Operations
+from stepstream_dispatcher.engine.orphans import Orphans
 from stepstream_dispatcher.engine.overview import Overview
 from stepstream_dispatcher.engine.reception import Reception
+from stepstream_dispatcher.engine.reconciler import Reconciler
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.roster import Roster
 from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.engine.settling import Settling
 from stepstream_dispatcher.engine.stats import Stats, assemble
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
+from stepstream_dispatcher.engine.sweep import Report
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.timers import Timers
 from stepstream_dispatcher.engine.traces import SpanSink, Traces
 from stepstream_dispatcher.engine.vocabulary import Vocabulary
 from stepstream_dispatcher.engine.watch import WatchHub
-from stepstream_dispatcher.store.port import MINUTE_MS, Durability, Store
+from stepstream_dispatcher.store.port import MINUTE_MS, Durability, RepairableStore, Store
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -132,6 +135,7 @@ class Engine:
         )
         self.desk = self._make_desk()
         self.recovery = self._make_recovery()
+        self.reconciler = self._make_reconciler()
         self.operations = self._make_operations()
         self.checkup = Checkup(store=store)
 
@@ -170,6 +174,27 @@ class Engine:
             silence_limit_s=self.options.silence_limit_s,
             lanes=lambda: sorted(self.catalog.queues()),
             reaches=self._reaches,
+        )
+
+    def _make_reconciler(self) -> Reconciler | None:
+        """None where nobody else can reach what is stored."""
+        store = self._switch.remote if self._switch else self.store
+        if not isinstance(store, RepairableStore):
+            return None
+        orphans = Orphans(
+            store=store,
+            committer=self.committer,
+            recovery=self.recovery,
+            sessions=self.sessions,
+            dispatcher_id=self.options.dispatcher_id,
+        )
+        return Reconciler(
+            store=store,
+            committer=self.committer,
+            orphans=orphans,
+            queues=self.catalog.queues,
+            learn=self._learn,
+            away=lambda: self._switch is not None and self._switch.diverted,
         )
 
     def _make_operations(self) -> Operations:
@@ -228,6 +253,8 @@ class Engine:
             "watch": self.watch.listen,
             "overview": self.overview.run,
         }
+        if self.reconciler:
+            loops["reconciler"] = self.reconciler.run
         if self._switch:
             fallback = Fallback(self._switch, returned=self._returned, turned=self._turned)
             loops |= {"fallback": fallback.probe, "import": fallback.bring_home}
@@ -281,6 +308,16 @@ class Engine:
             is_running=not self.draining,
             mode=self.home_of("").mode,
         )
+
+    async def repair(self) -> Report:
+        """Mend the indexes now, and say what was mended.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        if self.reconciler is None:
+            return Report(repaired={}, tasks=0, took_s=0.0, counted=True)
+        return await self.reconciler.repair()
 
     async def ready(self) -> str | None:
         """Why calls should not be sent here; None when they may."""

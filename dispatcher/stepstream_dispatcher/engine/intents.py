@@ -14,6 +14,7 @@ import structlog
 
 from stepstream_dispatcher.engine.feeder import Feeder
 from stepstream_dispatcher.engine.leases import Leases
+from stepstream_dispatcher.engine.messages import CENSUS_WORD, ORPHAN_WORD
 from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.store.port import Intents, Store
 
@@ -91,5 +92,7 @@ class IntentKeeper:
             word, _, rest = signal.payload.decode(errors="replace").partition(" ")
             if word == "cancel":
                 self._leases.cancel_task(rest)
-            else:
+            elif word == ORPHAN_WORD and signal.kind == "intent":
+                self._sessions.look_after(*rest.split(" ", 1))
+            elif word != CENSUS_WORD:
                 await self.look()  # another word, or messages may have been missed

@@ -106,7 +106,7 @@ class Recovery:
 
     async def _settle_own(self, entries: list[Entry], seen: set[str]) -> None:
         records = await self._store.records([entry.task_id for entry in entries])
-        gone = await self._owners_gone(records)
+        gone = await self.owners_gone(records)
         busy = self._busy_entries()  # again: the reads took time
         proposals: list[Proposal] = []
         for entry, record in zip(entries, records, strict=True):
@@ -169,7 +169,7 @@ class Recovery:
                     if record is not None and record.owner == self._dispatcher_id:
                         self._sessions.adopted[record.lease] = entry.task_id
 
-    async def _owners_gone(self, records: Sequence[TaskRecord | None]) -> set[str]:
+    async def owners_gone(self, records: Sequence[TaskRecord | None]) -> set[str]:
         """The owners that have not beaten for too long; none while nobody may be taken over."""
         owners = {record.owner for record in records if record is not None and record.owner}
         owners.discard(self._dispatcher_id)
@@ -212,7 +212,7 @@ class Recovery:
         left = 0
         async for entries in self._pending(dead):
             records = await self._store.records([entry.task_id for entry in entries])
-            gone = await self._owners_gone(records)
+            gone = await self.owners_gone(records)
             proposals: list[Proposal] = []
             for entry, record in zip(entries, records, strict=True):
                 if record is None or record.entry != entry.entry_id:

@@ -262,6 +262,13 @@ class Sessions:
         """Whether a lease is held, or being settled, by any session here, or its end recorded."""
         return token in self.ending or any(session.holds(token) for session in self._by_id.values())
 
+    def look_after(self, token: str, task_id: str) -> bool:
+        """Remember a lease of this dispatcher by its task; False: a session holds it anyway."""
+        if self.holds(token):
+            return False
+        self.adopted[token] = task_id
+        return True
+
     def let_look_again(self) -> None:
         """Have workers that brought what nobody could look up dial again, and bring it again."""
         for session in self._by_id.values():

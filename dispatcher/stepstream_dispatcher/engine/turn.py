@@ -45,6 +45,11 @@ class Turn:
         self._departed: set[str] = set()  # tasks that are, or may have been, imported
         self._waits: set[asyncio.Timeout] = set()  # blocks of readers, which a turn ends
 
+    @property
+    def remote(self) -> ImportingStore:
+        """Redis."""
+        return self._remote
+
     def __contains__(self, task_id: object) -> bool:
         """Whether a task is in the journal."""
         return task_id in self._at_rest

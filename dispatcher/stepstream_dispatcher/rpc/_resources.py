@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepstream.errors import StepstreamError
@@ -13,6 +14,7 @@ from stepstream_dispatcher.core.explain import Explanation
 from stepstream_dispatcher.core.pipeline import Pipeline, Step
 from stepstream_dispatcher.engine.operations import KnownWorker
 from stepstream_dispatcher.engine.overview import Filter, Look
+from stepstream_dispatcher.engine.sweep import Report
 from stepstream_dispatcher.rpc._convert import task_of
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "filter_of",
     "pipeline_of",
     "redrive_results",
+    "repair_response",
     "watch_tasks_response",
     "worker_of",
 ]
@@ -98,6 +101,15 @@ def redrive_results(
         )
         for task_id, error in zip(task_ids, answers, strict=True)
     ]
+
+
+def repair_response(report: Report) -> operator.RepairResponse:
+    """Write what a sweep has repaired."""
+    duration = Duration()
+    duration.FromMilliseconds(round(report.took_s * 1000))
+    return operator.RepairResponse(
+        repaired=report.repaired, tasks=report.tasks, duration=duration, counted=report.counted
+    )
 
 
 def _timestamp(at_ms: int) -> Timestamp:

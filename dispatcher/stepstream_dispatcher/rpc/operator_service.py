@@ -84,6 +84,10 @@ class OperatorService(OperatorServiceServicer):
         pipelines = [resources.pipeline_of(one, paused) for one in self._operations.pipelines()]
         return api.ListPipelinesResponse(pipelines=pipelines)
 
+    async def Repair(self, request: api.RepairRequest, context: Any) -> api.RepairResponse:
+        """Mend what differs from the records."""
+        return resources.repair_response(await self._engine.repair())
+
     def _task(self, sight: Sight) -> pb.Task:
         pipeline = self._engine.catalog.by_key(sight.record.pipeline)
         return convert.task_of(sight.task_id, sight.record, sight.data, pipeline, payloads=True)

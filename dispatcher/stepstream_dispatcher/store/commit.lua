@@ -1,4 +1,4 @@
--- stepstream/commit version 1
+-- stepstream/commit version 2
 --
 -- Purpose: guard and carry out up to 256 transitions, each by itself. Python decides, this moves.
 -- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 attempts ended this minute; then record, data and
@@ -13,13 +13,16 @@
 --        STALE_LEASE, NOT_FOUND or FULL, or a pair {APPLIED, id of the added entry},
 --        {VERSION_CONFLICT or DUPLICATE, record} or {ERROR, message}.
 -- Effect guards first, then this order, so that a prefix is harmless: lane, data, record, the rest.
---        A transition that fails half-way is answered ERROR and leaves the others whole.
+--        A transition that fails half-way is answered ERROR and leaves the others whole. The counts
+--        `entries`, `timers` and `listed` follow what the commands answer: they say how large lanes,
+--        delayed set and index are, unless somebody else has changed them.
 -- Cost   about 6 commands for each transition, and 2 for each lane, 1 for each count and worker a call.
 
 local call, unpack, find = redis.call, unpack, string.find
 local group, channel, live_max = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local HISTORY_MAX, OP_ID_LENGTH, OPS_LENGTH, WORKER_KEPT_S, MINUTE_KEPT_S = 1000, 8, 64, 600, 180
 local acks, counts, tallies, settled = {}, {}, {}, 0
+local entries, timers, listed = 0, 0, 0 -- what lanes, delayed set and index have gained
 local live = live_max > 0 and tonumber(call('HGET', KEYS[1], 'live') or 0) or 0
 
 local function add(totals, key, change)
@@ -71,6 +74,7 @@ local function apply(at, packed)
   if lane > 0 then
     fields[size + 3] = 'entry'
     fields[size + 4] = call('XADD', KEYS[lane], '*', 'task', task_id, 'step', step)
+    entries = entries + 1
   end
   for i = 1, #names do call('HSET', data, names[i], ARGV[bytes + 1 + i]) end
   call('HSET', record, unpack(fields))
@@ -82,9 +86,9 @@ local function apply(at, packed)
     local ids = acks[ack_lane] or {}
     acks[ack_lane], ids[#ids + 1] = ids, ack_id
   end
-  if due == 'no' then call('ZREM', KEYS[3], task_id)
-  elseif due ~= '' then call('ZADD', KEYS[3], due, task_id) end
-  if refused == 'NEW' then call('ZADD', KEYS[2], created, task_id) end
+  if due == 'no' then timers = timers - call('ZREM', KEYS[3], task_id)
+  elseif due ~= '' then timers = timers + call('ZADD', KEYS[3], due, task_id) end
+  if refused == 'NEW' then listed = listed + call('ZADD', KEYS[2], created, task_id) end
   if left ~= entered then
     if left ~= '' then add(counts, left, -1) end
     if entered ~= '' then add(counts, entered, 1) end
@@ -121,8 +125,9 @@ for i = 1, tonumber(ARGV[4]) do
 end
 for lane, ids in pairs(acks) do
   call('XACK', KEYS[lane], group, unpack(ids))
-  call('XDEL', KEYS[lane], unpack(ids))
+  entries = entries - call('XDEL', KEYS[lane], unpack(ids))
 end
+counts.entries, counts.timers, counts.listed = entries, timers, listed
 for name, change in pairs(counts) do
   if change ~= 0 then call('HINCRBY', KEYS[1], name, change) end
 end

@@ -1,7 +1,7 @@
--- stepstream/drop_timers version 1
+-- stepstream/drop_timers version 2
 --
 -- Purpose: take the timers of tasks that are gone out of the delayed set.
--- KEYS   1 delayed; then the record of each task.
+-- KEYS   1 delayed, 2 counts; then the record of each task.
 -- ARGV   task ids.
 -- Reply  how many were taken out.
 -- Effect a task that has a record keeps its timer: it may have been submitted anew meanwhile.
@@ -10,8 +10,9 @@
 local call = redis.call
 local dropped = 0
 for i = 1, #ARGV do
-  if call('EXISTS', KEYS[i + 1]) == 0 then
+  if call('EXISTS', KEYS[i + 2]) == 0 then
     dropped = dropped + call('ZREM', KEYS[1], ARGV[i])
   end
 end
+if dropped > 0 then call('HINCRBY', KEYS[2], 'timers', -dropped) end
 return dropped

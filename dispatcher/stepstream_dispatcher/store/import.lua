@@ -1,4 +1,4 @@
--- stepstream/import version 1
+-- stepstream/import version 2
 --
 -- Purpose: take in a task that was processed while Redis was away, in place of its record, if any.
 -- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 record, 6 data, 7 history, 8 lane of the record's
@@ -33,16 +33,17 @@ end
 
 if entry ~= '' then
   call('XACK', KEYS[8], group, entry)
-  call('XDEL', KEYS[8], entry)
+  call('HINCRBY', KEYS[1], 'entries', -call('XDEL', KEYS[8], entry))
 end
 call('DEL', KEYS[5], KEYS[6])
 each(function(...) call('HSET', KEYS[5], ...) end)
 each(function(...) call('HSET', KEYS[6], ...) end)
 each(function(...) call('RPUSH', KEYS[7], ...) end)
 call('LTRIM', KEYS[7], -EVENTS_MAX, -1)
-call('ZADD', KEYS[2], created, task_id)
-call('ZREM', KEYS[3], task_id)
-if due ~= '' then call('ZADD', KEYS[3], due, task_id) end
+call('HINCRBY', KEYS[1], 'listed', call('ZADD', KEYS[2], created, task_id))
+local timers = -call('ZREM', KEYS[3], task_id)
+if due ~= '' then timers = timers + call('ZADD', KEYS[3], due, task_id) end
+call('HINCRBY', KEYS[1], 'timers', timers)
 if left ~= '' then call('HINCRBY', KEYS[1], left, -1) end
 call('HINCRBY', KEYS[1], entered, 1)
 if string.sub(sets, 1, 1) == '1' then call('ZREM', KEYS[9], task_id) end

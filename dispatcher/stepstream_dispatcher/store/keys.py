@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 __all__ = ["DEFAULT_QUEUE", "GROUP", "Keys"]
@@ -24,7 +25,7 @@ class Keys:
         self._data = f"{self._base}task:data:"
         self._history = f"{self._base}task:history:"
         self.index: Final = self._named("index")  # sorted set: all tasks by creation
-        self.count: Final = self._named("count")  # hash: tasks by state, `live`, `retries`
+        self.count: Final = self._named("count")  # hash: tasks by state, and the totals
         self.delayed: Final = self._named("delayed")  # sorted set: tasks by their timer
         self.ended: Final = self._named("ended")  # sorted set: "state id" by time of expiry
         self.dispatchers: Final = self._named("dispatchers")  # sorted set: by last beat
@@ -35,6 +36,12 @@ class Keys:
         )  # sorted set: instances by when told to leave
         self.pipelines: Final = self._named("pipelines")  # hash: definitions by "name@version"
         self.events: Final = self._named("events")  # channel of all events
+        self.sweep: Final = self._named(
+            "sweep"
+        )  # string: the dispatcher that sweeps, while it does
+        self.swept: Final = self._named("swept")  # string: there while no sweep is due
+        self.recount: Final = self._named("recount")  # string: there while ended tasks are counted
+        self.all_records: Final = re.sub(r"([\\*?\[\]])", r"\\\1", self._record) + "*"  # of SCAN
 
     def stream(self, queue: str) -> str:
         """The lane of a queue."""
@@ -44,6 +51,10 @@ class Keys:
     def record(self, task_id: str) -> str:
         """The hash with the truth about a task."""
         return self._record + task_id
+
+    def task_of(self, record: str) -> str:
+        """The task whose record has a name."""
+        return record.removeprefix(self._record)
 
     def data(self, task_id: str) -> str:
         """The hash with a task's big values."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from stepstream.errors import InternalError, StoreUnavailable
+from stepstream_dispatcher.core.reconcile import Mend, Sight, Tally
 from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
 
 __all__ = [
@@ -28,11 +29,14 @@ __all__ = [
     "Intents",
     "Journal",
     "Journaled",
+    "Page",
+    "RepairableStore",
     "Result",
     "Signal",
     "Store",
     "StoreRefused",
     "StoreUnreachable",
+    "Survey",
     "Verdict",
 ]
 
@@ -355,6 +359,90 @@ class ImportingStore(Store, Protocol):
             StoreUnreachable: It was not taken in by this call.
             StoreUnavailable: Nobody knows whether it was taken in; try again.
             InternalError: The store could not do it.
+        """
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a walk that misses nothing which is there from its beginning to its end."""
+
+    names: list[str]  # one may come twice
+    cursor: str  # of the next page; empty after the last one
+    cost_s: float  # of the server's time, rounded up
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """Records beside what the indexes hold of them."""
+
+    sights: list[Sight]
+    cost_s: float  # of the server's time
+
+
+@runtime_checkable
+class RepairableStore(Store, Protocol):
+    """A store that others can reach, so that its indexes may need repair.
+
+    `queues` are the lanes that any task may be on; `place` is "index", "delayed", "ended" or a
+    state in which tasks wait.
+    """
+
+    @property
+    def lanes_made(self) -> int:
+        """How many lanes were made here because they, or their group, were missing."""
+
+    def all_signals(self) -> AsyncGenerator[Signal, None]:
+        """Listen for every event, also those of this process, and for markers: as intents."""
+
+    async def tally(self, queues: Sequence[str], *, marker: bytes = b"") -> Tally:
+        """Read counts and sizes at one instant.
+
+        Args:
+            marker: Sent to this dispatcher's listeners at that instant; empty: nothing is.
+        """
+
+    async def claim_sweep(self, *, ttl_s: float) -> bool:
+        """Become the one that sweeps, or stay it; False while another dispatcher does."""
+
+    async def sweep_is_due(self) -> bool:
+        """Whether no sweep has ended for as long as `end_sweep` has said."""
+
+    async def end_sweep(self, *, quiet_s: float) -> None:
+        """Let others sweep.
+
+        Args:
+            quiet_s: Until the next one is due; 0: it is, since this one failed.
+        """
+
+    async def hold_trims(self, *, ttl_s: float) -> None:
+        """Have `trim` forget nothing for as long, or until `recount`."""
+
+    async def record_page(self, cursor: str, *, count: int) -> Page:
+        """Walk the ids of all tasks that have a record; `count` is about how many."""
+
+    async def member_page(self, place: str, cursor: str, *, count: int) -> Page:
+        """Walk the members of a sorted set; those of "ended" are a state and an id."""
+
+    async def lane_page(self, queue: str, after: str, *, count: int) -> list[Entry]:
+        """List entries that a lane has delivered and still has, with ids after `after`."""
+
+    async def survey(
+        self, task_ids: Sequence[str], queues: Sequence[str], *, thorough: bool = False
+    ) -> Survey:
+        """Look at tasks, in order, each at one instant.
+
+        Args:
+            thorough: Look for ends of former lives too, as `stray_of` needs.
+        """
+
+    async def mend(self, mends: Sequence[Mend]) -> tuple[int, list[Mend]]:
+        """Change sorted sets; returns how many changed, and what was left as it was.
+
+        Atomicity: a task whose record has another version by now keeps all as it is.
+        """
+
+    async def recount(self, corrections: Mapping[str, int]) -> bool:
+        """Add to the counts, and end the sweep; False: another dispatcher sweeps by now.
+
+        Idempotence: carried out once, but a repeat whose first answer was lost says False.
         """
 
 

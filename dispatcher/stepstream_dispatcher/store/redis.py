@@ -17,6 +17,7 @@ import structlog
 from redis import exceptions as redis_errors
 
 from stepstream.errors import StepstreamError
+from stepstream_dispatcher.core.reconcile import Mend, Tally
 from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import (
@@ -27,9 +28,11 @@ from stepstream_dispatcher.store.port import (
     IndexPage,
     Intents,
     Journaled,
+    Page,
     Result,
     Signal,
     StoreUnreachable,
+    Survey,
 )
 from stepstream_dispatcher.store.redis_checks import check_server, read_durability, read_faults
 from stepstream_dispatcher.store.redis_commit import RedisCommits
@@ -39,6 +42,7 @@ from stepstream_dispatcher.store.redis_link import Link, StoreClock
 from stepstream_dispatcher.store.redis_ping import ping_afresh
 from stepstream_dispatcher.store.redis_reads import RedisReads
 from stepstream_dispatcher.store.redis_registry import RedisRegistry
+from stepstream_dispatcher.store.redis_repair import RedisRepairs
 from stepstream_dispatcher.store.redis_scripts import DROP_TIMERS, TRIM
 from stepstream_dispatcher.store.redis_signals import RedisSignals
 
@@ -93,6 +97,7 @@ class RedisStore:
         self._imports = RedisImport(self._link, self.keys, dispatcher_id=dispatcher_id)
         self._lanes = RedisLanes(self._link, self.keys, consumer=dispatcher_id)
         self._signals = RedisSignals(self._link, self.keys, dispatcher_id=dispatcher_id)
+        self._repairs = RedisRepairs(self._link, self.keys, dispatcher_id=dispatcher_id)
         self._flights: asyncio.TaskGroup | None = None  # commits, while the store is open
 
     async def open(self) -> None:
@@ -221,7 +226,7 @@ class RedisStore:
         dropped = 0
         for start in range(0, len(task_ids), TIMERS_MAX):
             part = task_ids[start : start + TIMERS_MAX]
-            names = [self.keys.delayed, *map(self.keys.record, part)]
+            names = [self.keys.delayed, self.keys.count, *map(self.keys.record, part)]
             dropped += int(await DROP_TIMERS.run(self._link, names, part))
         return dropped
 
@@ -322,11 +327,70 @@ class RedisStore:
             dropped += await self._drop("surplus", oldest)
         return dropped
 
+    # --- repairs ---------------------------------------------------------------------------------
+
+    @property
+    def lanes_made(self) -> int:
+        """See RepairableStore.lanes_made."""
+        return self._lanes.made
+
+    def all_signals(self) -> AsyncGenerator[Signal, None]:
+        """See RepairableStore.all_signals."""
+        return self._signals.listen(events=True, own=True)
+
+    async def tally(self, queues: Sequence[str], *, marker: bytes = b"") -> Tally:
+        """See RepairableStore.tally."""
+        return await self._repairs.tally(queues, marker=marker)
+
+    async def claim_sweep(self, *, ttl_s: float) -> bool:
+        """See RepairableStore.claim_sweep."""
+        return await self._repairs.claim_sweep(ttl_s=ttl_s)
+
+    async def sweep_is_due(self) -> bool:
+        """See RepairableStore.sweep_is_due."""
+        return await self._repairs.sweep_is_due()
+
+    async def end_sweep(self, *, quiet_s: float) -> None:
+        """See RepairableStore.end_sweep."""
+        await self._repairs.end_sweep(quiet_s=quiet_s)
+
+    async def hold_trims(self, *, ttl_s: float) -> None:
+        """See RepairableStore.hold_trims."""
+        await self._repairs.hold_trims(ttl_s=ttl_s)
+
+    async def record_page(self, cursor: str, *, count: int) -> Page:
+        """See RepairableStore.record_page."""
+        return await self._repairs.record_page(cursor, count=count)
+
+    async def member_page(self, place: str, cursor: str, *, count: int) -> Page:
+        """See RepairableStore.member_page."""
+        return await self._repairs.member_page(place, cursor, count=count)
+
+    async def lane_page(self, queue: str, after: str, *, count: int) -> list[Entry]:
+        """See RepairableStore.lane_page."""
+        return await self._lanes.delivered(queue, after=after, count=count)
+
+    async def survey(
+        self, task_ids: Sequence[str], queues: Sequence[str], *, thorough: bool = False
+    ) -> Survey:
+        """See RepairableStore.survey."""
+        return await self._repairs.survey(task_ids, queues, thorough=thorough)
+
+    async def mend(self, mends: Sequence[Mend]) -> tuple[int, list[Mend]]:
+        """See RepairableStore.mend."""
+        return await self._repairs.mend(mends)
+
+    async def recount(self, corrections: Mapping[str, int]) -> bool:
+        """See RepairableStore.recount."""
+        return await self._repairs.recount(corrections)
+
+    # --- trimming --------------------------------------------------------------------------------
+
     async def _drop(self, why: str, members: Sequence[bytes]) -> int:
         if not members:
             return 0
         keys, arguments = self.keys, [why]
-        names = [keys.ended, keys.index, keys.count, keys.state("failed")]
+        names = [keys.ended, keys.index, keys.count, keys.state("failed"), keys.recount]
         for member in members:
             state, _, task_id = member.decode().partition(" ")
             names += (keys.record(task_id), keys.data(task_id), keys.history(task_id))

@@ -15,9 +15,11 @@ from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Entry
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import LOST, REPLY_TIMEOUT_S, Link, open_connection
+from stepstream_dispatcher.store.redis_scripts import DISCARD
 
 __all__ = ["RedisLanes"]
 
+DISCARD_MAX: Final = 500  # entries of a call; bounds how long it holds Redis
 WAKE_TRIES: Final = 100  # a wait that was just sent is not blocked yet
 WAKE_INTERVAL_S: Final = 0.002
 
@@ -37,6 +39,7 @@ class RedisLanes:
         self._consumer = consumer
         self._queues: dict[str, None] = {}  # every queue ever ensured, in order
         self._waiter = _Waiter(link)
+        self.made = 0  # groups that were missing, since the process began
 
     @property
     def lanes(self) -> list[str]:
@@ -54,6 +57,7 @@ class RedisLanes:
             try:
                 lane = self._keys.stream(queue)
                 await self._link.ask(("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM"))
+                self.made += 1
             except redis_errors.ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -103,12 +107,28 @@ class RedisLanes:
             for each, body in zip(ids, bodies, strict=True)
         ]
 
+    async def delivered(self, queue: str, *, after: str, count: int) -> list[Entry]:
+        """See RepairableStore.lane_page."""
+        lane = self._keys.stream(queue)
+        try:
+            (groups,) = await self._link.ask(("XINFO", "GROUPS", lane))
+        except redis_errors.ResponseError as error:
+            if "no such key" in str(error):
+                return []
+            raise
+        last = {about[1]: about[7] for about in groups}.get(GROUP.encode())
+        if last is None:
+            return []
+        start = f"({after}" if after else "-"
+        (rows,) = await self._link.ask(("XRANGE", lane, start, last, "COUNT", str(count)))
+        return [_entry(queue, entry_id, body) for entry_id, body in rows]
+
     async def discard(self, queue: str, entry_ids: Sequence[str]) -> None:
         """See Store.discard."""
-        if not entry_ids:
-            return
-        lane = self._keys.stream(queue)
-        await self._link.ask(("XACK", lane, GROUP, *entry_ids), ("XDEL", lane, *entry_ids))
+        names = [self._keys.count, self._keys.stream(queue)]
+        for start in range(0, len(entry_ids), DISCARD_MAX):
+            part = entry_ids[start : start + DISCARD_MAX]
+            await DISCARD.run(self._link, names, [GROUP, *part])
 
     def _reading(self, queues: Sequence[str], *options: str) -> tuple[str, ...]:
         lanes = [self._keys.stream(queue) for queue in queues]

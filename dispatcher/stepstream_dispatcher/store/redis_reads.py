@@ -14,6 +14,11 @@ from stepstream_dispatcher.store.redis_link import Link
 
 __all__ = ["RedisReads"]
 
+SIZES: Final = (
+    "entries",
+    "timers",
+    "listed",
+)  # counts that are of no concern to anybody but repairs
 IDS_MAX: Final = 1000  # tasks whose hashes are asked for in one round trip
 
 
@@ -95,7 +100,11 @@ class RedisReads:
     async def counts(self) -> dict[str, int]:
         """See Store.counts."""
         (reply,) = await self._link.ask(("HGETALL", self._keys.count))
-        counts = {name: int(value) for name, value in _texts(reply).items() if value != "0"}
+        counts = {
+            name: int(value)
+            for name, value in _texts(reply).items()
+            if value != "0" and name not in SIZES
+        }
         return {"live": 0, "retries": 0} | counts
 
     async def ended_in(self, minute: int) -> int:

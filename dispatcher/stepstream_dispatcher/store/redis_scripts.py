@@ -12,7 +12,20 @@ from redis import exceptions as redis_errors
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link
 
-__all__ = ["DROP_TIMERS", "FORGET", "IMPORT", "SETTLE", "SUBMIT", "TRIM", "Script"]
+__all__ = [
+    "DISCARD",
+    "DROP_TIMERS",
+    "FORGET",
+    "IMPORT",
+    "RECOUNT",
+    "REPAIR",
+    "SETTLE",
+    "SUBMIT",
+    "SURVEY",
+    "TALLY",
+    "TRIM",
+    "Script",
+]
 
 
 class Script:
@@ -53,3 +66,8 @@ TRIM: Final = Script("trim", shebang=_ALLOWED_WHEN_FULL)
 FORGET: Final = Script("forget", shebang=_ALLOWED_WHEN_FULL)
 DROP_TIMERS: Final = Script("drop_timers", shebang=_ALLOWED_WHEN_FULL)
 IMPORT: Final = Script("import", shebang=_ALLOWED_WHEN_FULL)
+DISCARD: Final = Script("discard", shebang=_ALLOWED_WHEN_FULL)
+TALLY: Final = Script("tally", shebang=_ALLOWED_WHEN_FULL)
+SURVEY: Final = Script("survey", shebang=_ALLOWED_WHEN_FULL)
+REPAIR: Final = Script("repair", shebang=_ALLOWED_WHEN_FULL)
+RECOUNT: Final = Script("recount", shebang=_ALLOWED_WHEN_FULL)

@@ -40,8 +40,12 @@ class RedisSignals:
         self._events = keys.events
         self._own = published_by(dispatcher_id)
 
-    async def listen(self, *, events: bool) -> AsyncGenerator[Signal, None]:
-        """See Store.signals. Every (re)connection begins with a resync; ends only by closing."""
+    async def listen(self, *, events: bool, own: bool = False) -> AsyncGenerator[Signal, None]:
+        """See Store.signals. Every (re)connection begins with a resync; ends only by closing.
+
+        Args:
+            own: Hear this dispatcher's own events too.
+        """
         channels = [self._intents, self._events] if events else [self._intents]
         backoff_s = BACKOFF_FIRST_S
         while True:
@@ -52,7 +56,7 @@ class RedisSignals:
                 yield Signal("resync")
                 async with aclosing(_messages(connection)) as messages:
                     async for message in messages:
-                        if (signal := self._signal(message)) is not None:
+                        if (signal := self._signal(message, own=own)) is not None:
                             yield signal
             except (*LOST, redis_errors.RedisError):
                 await asyncio.sleep(backoff_s)
@@ -60,11 +64,11 @@ class RedisSignals:
             finally:
                 await connection.disconnect(nowait=True)
 
-    def _signal(self, message: list[Any]) -> Signal | None:
+    def _signal(self, message: list[Any], *, own: bool) -> Signal | None:
         channel, payload = message[1], message[2]
         if channel == self._intents.encode():
             return Signal("intent", payload=payload)
-        if payload.startswith(self._own):
+        if payload.startswith(self._own) and not own:
             return None
         try:
             task_id, event = decode_published(payload)

@@ -41,6 +41,7 @@ class StubOperator(StubDispatcher, OperatorServiceServicer):
         super().__init__()
         self.workers: deque[list[pb2.Worker]] = deque([[]])  # one for each call; the last stays
         self.pipelines: list[pb2.Pipeline] = []
+        self.repairs = pb2.RepairResponse(counted=True)
         self.queues = {"default"}
         self.changes: deque[list[Any]] = deque()  # a stream of WatchTasks each
         self.explanation = dispatcher_service_pb2.ExplainTaskResponse()
@@ -114,6 +115,10 @@ class StubOperator(StubDispatcher, OperatorServiceServicer):
     def ListPipelines(self, request, context):  # noqa: N802
         self._begin(request, context)
         return pb2.ListPipelinesResponse(pipelines=self.pipelines)
+
+    def Repair(self, request, context):  # noqa: N802
+        self._begin(request, context)
+        return self.repairs
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 
 from stepstream import AsyncClient, Client, errors
-from stepstream.types import Explanation, Pipeline, PipelineStep, RedriveResult, WorkerInfo
+from stepstream.types import Explanation, Pipeline, PipelineStep, RedriveResult, Repairs, WorkerInfo
 from stepstream.v1 import operator_service_pb2 as pb2
 from stepstream.v1 import task_pb2
 from tests.unit.client.dispatcher_stub import BareStatus, make_task
@@ -120,6 +121,15 @@ def test_an_input_that_cannot_travel_is_refused_here(client, stub):
     assert stub.requests == []
 
 
+def test_repairs_are_read_whole(client, stub):
+    took = duration_pb2.Duration(seconds=1, nanos=500_000_000)
+    stub.repairs = pb2.RepairResponse(repaired={"entries": 3}, tasks=9, duration=took, counted=True)
+
+    assert client.operator.repair() == Repairs(
+        repaired={"entries": 3}, tasks=9, duration_s=1.5, counted=True
+    )
+
+
 def test_pipelines_are_read_whole(client, stub):
     step = pb2.PipelineStep(
         name="translate",
@@ -206,6 +216,7 @@ async def test_the_asynchronous_client_has_the_same(address, stub):
         (redriven,) = await client.operator.redrive(["t1"])
         explained = await client.explain("t1")
         pipelines = await client.operator.list_pipelines()
+        repairs = await client.operator.repair()
         watched = client.watch_tasks()
         seen = [(await anext(watched)).task_id for _ in range(2)]
         await watched.aclose()
@@ -214,4 +225,5 @@ async def test_the_asynchronous_client_has_the_same(address, stub):
     assert [task.task_id for task in dead.tasks] == ["t1"]
     assert redriven.redriven
     assert (explained.reason, pipelines) == ("UNSPECIFIED", [])
+    assert (repairs.repaired, repairs.counted) == ({}, True)
     assert seen == ["t1", "t2"]

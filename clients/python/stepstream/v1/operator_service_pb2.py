@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from stepstream.v1 import task_pb2 as stepstream_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$stepstream/v1/operator_service.proto\x12\rstepstream.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18stepstream/v1/task.proto\"\x14\n\x12ListWorkersRequest\"\x86\x02\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x15\n\rdispatcher_id\x18\x03 \x01(\t\x12\x0e\n\x06queues\x18\x04 \x03(\t\x12\x12\n\nstep_types\x18\x05 \x03(\t\x12\x15\n\rmax_in_flight\x18\x06 \x01(\x05\x12\x11\n\tin_flight\x18\x07 \x01(\x05\x12\x11\n\tprocessed\x18\x08 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x03\x12\x32\n\x0elast_seen_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03sdk\x18\x0b \x01(\t\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\"=\n\x13ListWorkersResponse\x12&\n\x07workers\x18\x01 \x03(\x0b\x32\x15.stepstream.v1.Worker\"\"\n\x12\x44rainWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44rainWorkerResponse\"\"\n\x11PauseQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\"\x14\n\x12PauseQueueResponse\"#\n\x12ResumeQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\"\x15\n\x13ResumeQueueResponse\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x17ListDeadLettersResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.stepstream.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x0eRedriveRequest\x12\x10\n\x08task_ids\x18\x01 \x03(\t\"B\n\rRedriveResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08redriven\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"@\n\x0fRedriveResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stepstream.v1.RedriveResult\"]\n\x12UpdateInputRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12%\n\x05input\x18\x02 \x01(\x0b\x32\x16.stepstream.v1.Payload\x12\x0f\n\x07version\x18\x03 \x01(\x03\"8\n\x13UpdateInputResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.stepstream.v1.Task\"\x16\n\x14ListPipelinesRequest\"\xb4\x01\n\x0cPipelineStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05queue\x18\x04 \x01(\t\x12/\n\x02on\x18\x05 \x03(\x0b\x32#.stepstream.v1.PipelineStep.OnEntry\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x1a)\n\x07OnEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x05steps\x18\x03 \x03(\x0b\x32\x1b.stepstream.v1.PipelineStep\"C\n\x15ListPipelinesResponse\x12*\n\tpipelines\x18\x01 \x03(\x0b\x32\x17.stepstream.v1.Pipeline2\xc4\x05\n\x0fOperatorService\x12T\n\x0bListWorkers\x12!.stepstream.v1.ListWorkersRequest\x1a\".stepstream.v1.ListWorkersResponse\x12T\n\x0b\x44rainWorker\x12!.stepstream.v1.DrainWorkerRequest\x1a\".stepstream.v1.DrainWorkerResponse\x12Q\n\nPauseQueue\x12 .stepstream.v1.PauseQueueRequest\x1a!.stepstream.v1.PauseQueueResponse\x12T\n\x0bResumeQueue\x12!.stepstream.v1.ResumeQueueRequest\x1a\".stepstream.v1.ResumeQueueResponse\x12`\n\x0fListDeadLetters\x12%.stepstream.v1.ListDeadLettersRequest\x1a&.stepstream.v1.ListDeadLettersResponse\x12H\n\x07Redrive\x12\x1d.stepstream.v1.RedriveRequest\x1a\x1e.stepstream.v1.RedriveResponse\x12T\n\x0bUpdateInput\x12!.stepstream.v1.UpdateInputRequest\x1a\".stepstream.v1.UpdateInputResponse\x12Z\n\rListPipelines\x12#.stepstream.v1.ListPipelinesRequest\x1a$.stepstream.v1.ListPipelinesResponseB.Z,stepstream.dev/go/stepstream/v1;stepstreamv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$stepstream/v1/operator_service.proto\x12\rstepstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18stepstream/v1/task.proto\"\x14\n\x12ListWorkersRequest\"\x86\x02\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x15\n\rdispatcher_id\x18\x03 \x01(\t\x12\x0e\n\x06queues\x18\x04 \x03(\t\x12\x12\n\nstep_types\x18\x05 \x03(\t\x12\x15\n\rmax_in_flight\x18\x06 \x01(\x05\x12\x11\n\tin_flight\x18\x07 \x01(\x05\x12\x11\n\tprocessed\x18\x08 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x03\x12\x32\n\x0elast_seen_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03sdk\x18\x0b \x01(\t\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\"=\n\x13ListWorkersResponse\x12&\n\x07workers\x18\x01 \x03(\x0b\x32\x15.stepstream.v1.Worker\"\"\n\x12\x44rainWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44rainWorkerResponse\"\"\n\x11PauseQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\"\x14\n\x12PauseQueueResponse\"#\n\x12ResumeQueueRequest\x12\r\n\x05queue\x18\x01 \x01(\t\"\x15\n\x13ResumeQueueResponse\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x17ListDeadLettersResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.stepstream.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x0eRedriveRequest\x12\x10\n\x08task_ids\x18\x01 \x03(\t\"B\n\rRedriveResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08redriven\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"@\n\x0fRedriveResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stepstream.v1.RedriveResult\"]\n\x12UpdateInputRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12%\n\x05input\x18\x02 \x01(\x0b\x32\x16.stepstream.v1.Payload\x12\x0f\n\x07version\x18\x03 \x01(\x03\"8\n\x13UpdateInputResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.stepstream.v1.Task\"\x16\n\x14ListPipelinesRequest\"\xb4\x01\n\x0cPipelineStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05queue\x18\x04 \x01(\t\x12/\n\x02on\x18\x05 \x03(\x0b\x32#.stepstream.v1.PipelineStep.OnEntry\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x1a)\n\x07OnEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x08Pipeline\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x05steps\x18\x03 \x03(\x0b\x32\x1b.stepstream.v1.PipelineStep\"C\n\x15ListPipelinesResponse\x12*\n\tpipelines\x18\x01 \x03(\x0b\x32\x17.stepstream.v1.Pipeline\"\x0f\n\rRepairRequest\"\xcd\x01\n\x0eRepairResponse\x12=\n\x08repaired\x18\x01 \x03(\x0b\x32+.stepstream.v1.RepairResponse.RepairedEntry\x12\r\n\x05tasks\x18\x02 \x01(\x03\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x63ounted\x18\x04 \x01(\x08\x1a/\n\rRepairedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x8b\x06\n\x0fOperatorService\x12T\n\x0bListWorkers\x12!.stepstream.v1.ListWorkersRequest\x1a\".stepstream.v1.ListWorkersResponse\x12T\n\x0b\x44rainWorker\x12!.stepstream.v1.DrainWorkerRequest\x1a\".stepstream.v1.DrainWorkerResponse\x12Q\n\nPauseQueue\x12 .stepstream.v1.PauseQueueRequest\x1a!.stepstream.v1.PauseQueueResponse\x12T\n\x0bResumeQueue\x12!.stepstream.v1.ResumeQueueRequest\x1a\".stepstream.v1.ResumeQueueResponse\x12`\n\x0fListDeadLetters\x12%.stepstream.v1.ListDeadLettersRequest\x1a&.stepstream.v1.ListDeadLettersResponse\x12H\n\x07Redrive\x12\x1d.stepstream.v1.RedriveRequest\x1a\x1e.stepstream.v1.RedriveResponse\x12T\n\x0bUpdateInput\x12!.stepstream.v1.UpdateInputRequest\x1a\".stepstream.v1.UpdateInputResponse\x12Z\n\rListPipelines\x12#.stepstream.v1.ListPipelinesRequest\x1a$.stepstream.v1.ListPipelinesResponse\x12\x45\n\x06Repair\x12\x1c.stepstream.v1.RepairRequest\x1a\x1d.stepstream.v1.RepairResponseB.Z,stepstream.dev/go/stepstream/v1;stepstreamv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,48 +37,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'Z,stepstream.dev/go/stepstream/v1;stepstreamv1'
   _globals['_PIPELINESTEP_ONENTRY']._loaded_options = None
   _globals['_PIPELINESTEP_ONENTRY']._serialized_options = b'8\001'
-  _globals['_LISTWORKERSREQUEST']._serialized_start=114
-  _globals['_LISTWORKERSREQUEST']._serialized_end=134
-  _globals['_WORKER']._serialized_start=137
-  _globals['_WORKER']._serialized_end=399
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=401
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=462
-  _globals['_DRAINWORKERREQUEST']._serialized_start=464
-  _globals['_DRAINWORKERREQUEST']._serialized_end=498
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=500
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=521
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=523
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=557
-  _globals['_PAUSEQUEUERESPONSE']._serialized_start=559
-  _globals['_PAUSEQUEUERESPONSE']._serialized_end=579
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=581
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=616
-  _globals['_RESUMEQUEUERESPONSE']._serialized_start=618
-  _globals['_RESUMEQUEUERESPONSE']._serialized_end=639
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=641
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=704
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=706
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=792
-  _globals['_REDRIVEREQUEST']._serialized_start=794
-  _globals['_REDRIVEREQUEST']._serialized_end=828
-  _globals['_REDRIVERESULT']._serialized_start=830
-  _globals['_REDRIVERESULT']._serialized_end=896
-  _globals['_REDRIVERESPONSE']._serialized_start=898
-  _globals['_REDRIVERESPONSE']._serialized_end=962
-  _globals['_UPDATEINPUTREQUEST']._serialized_start=964
-  _globals['_UPDATEINPUTREQUEST']._serialized_end=1057
-  _globals['_UPDATEINPUTRESPONSE']._serialized_start=1059
-  _globals['_UPDATEINPUTRESPONSE']._serialized_end=1115
-  _globals['_LISTPIPELINESREQUEST']._serialized_start=1117
-  _globals['_LISTPIPELINESREQUEST']._serialized_end=1139
-  _globals['_PIPELINESTEP']._serialized_start=1142
-  _globals['_PIPELINESTEP']._serialized_end=1322
-  _globals['_PIPELINESTEP_ONENTRY']._serialized_start=1281
-  _globals['_PIPELINESTEP_ONENTRY']._serialized_end=1322
-  _globals['_PIPELINE']._serialized_start=1324
-  _globals['_PIPELINE']._serialized_end=1409
-  _globals['_LISTPIPELINESRESPONSE']._serialized_start=1411
-  _globals['_LISTPIPELINESRESPONSE']._serialized_end=1478
-  _globals['_OPERATORSERVICE']._serialized_start=1481
-  _globals['_OPERATORSERVICE']._serialized_end=2189
+  _globals['_REPAIRRESPONSE_REPAIREDENTRY']._loaded_options = None
+  _globals['_REPAIRRESPONSE_REPAIREDENTRY']._serialized_options = b'8\001'
+  _globals['_LISTWORKERSREQUEST']._serialized_start=146
+  _globals['_LISTWORKERSREQUEST']._serialized_end=166
+  _globals['_WORKER']._serialized_start=169
+  _globals['_WORKER']._serialized_end=431
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=433
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=494
+  _globals['_DRAINWORKERREQUEST']._serialized_start=496
+  _globals['_DRAINWORKERREQUEST']._serialized_end=530
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=532
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=553
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=555
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=589
+  _globals['_PAUSEQUEUERESPONSE']._serialized_start=591
+  _globals['_PAUSEQUEUERESPONSE']._serialized_end=611
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=613
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=648
+  _globals['_RESUMEQUEUERESPONSE']._serialized_start=650
+  _globals['_RESUMEQUEUERESPONSE']._serialized_end=671
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=673
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=736
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=738
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=824
+  _globals['_REDRIVEREQUEST']._serialized_start=826
+  _globals['_REDRIVEREQUEST']._serialized_end=860
+  _globals['_REDRIVERESULT']._serialized_start=862
+  _globals['_REDRIVERESULT']._serialized_end=928
+  _globals['_REDRIVERESPONSE']._serialized_start=930
+  _globals['_REDRIVERESPONSE']._serialized_end=994
+  _globals['_UPDATEINPUTREQUEST']._serialized_start=996
+  _globals['_UPDATEINPUTREQUEST']._serialized_end=1089
+  _globals['_UPDATEINPUTRESPONSE']._serialized_start=1091
+  _globals['_UPDATEINPUTRESPONSE']._serialized_end=1147
+  _globals['_LISTPIPELINESREQUEST']._serialized_start=1149
+  _globals['_LISTPIPELINESREQUEST']._serialized_end=1171
+  _globals['_PIPELINESTEP']._serialized_start=1174
+  _globals['_PIPELINESTEP']._serialized_end=1354
+  _globals['_PIPELINESTEP_ONENTRY']._serialized_start=1313
+  _globals['_PIPELINESTEP_ONENTRY']._serialized_end=1354
+  _globals['_PIPELINE']._serialized_start=1356
+  _globals['_PIPELINE']._serialized_end=1441
+  _globals['_LISTPIPELINESRESPONSE']._serialized_start=1443
+  _globals['_LISTPIPELINESRESPONSE']._serialized_end=1510
+  _globals['_REPAIRREQUEST']._serialized_start=1512
+  _globals['_REPAIRREQUEST']._serialized_end=1527
+  _globals['_REPAIRRESPONSE']._serialized_start=1530
+  _globals['_REPAIRRESPONSE']._serialized_end=1735
+  _globals['_REPAIRRESPONSE_REPAIREDENTRY']._serialized_start=1688
+  _globals['_REPAIRRESPONSE_REPAIREDENTRY']._serialized_end=1735
+  _globals['_OPERATORSERVICE']._serialized_start=1738
+  _globals['_OPERATORSERVICE']._serialized_end=2517
 # @@protoc_insertion_point(module_scope)

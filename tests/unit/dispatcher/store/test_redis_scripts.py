@@ -5,7 +5,7 @@ import pytest
 from stepstream_dispatcher.store import redis_scripts
 
 
-@pytest.mark.parametrize("name", ["SUBMIT", "SETTLE", "TRIM", "FORGET"])
+@pytest.mark.parametrize("name", [name for name in redis_scripts.__all__ if name.isupper()])
 def test_a_script_says_who_it_is_below_its_declaration(name):
     first, second, *_ = getattr(redis_scripts, name).source.splitlines()
 
@@ -27,6 +27,11 @@ def test_only_submissions_are_refused_by_a_full_redis():
         "FORGET": True,
         "IMPORT": True,
         "DROP_TIMERS": True,
+        "DISCARD": True,
+        "TALLY": True,
+        "SURVEY": True,
+        "REPAIR": True,
+        "RECOUNT": True,
     }
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +13,7 @@ from stepstream.cli.doctor.dispatcher import check_dispatcher, is_serving
 from stepstream.cli.doctor.finding import Finding, State, bad, fine
 from stepstream.cli.doctor.host import check_engines, check_host
 from stepstream.cli.doctor.redis_server import check_redis
+from stepstream.cli.doctor.repair import repair_by
 from stepstream.cli.exits import CommandError, Exit
 from stepstream.cli.options import Address, AsJson
 from stepstream.cli.output import on_terminal, print_grid, print_json, print_lines, printable
@@ -19,11 +21,19 @@ from stepstream.settings import ClientSettings, LocalSettings, SettingsError, re
 
 __all__ = ["doctor"]
 
+Repair = Annotated[
+    bool,
+    typer.Option(
+        "--repair",
+        help="Have the dispatcher mend what differs from the tasks' records in Redis.",
+    ),
+]
+
 _STYLES = {State.OK: "green", State.WARN: "yellow", State.BAD: "bold red"}
 _SIGNS = {State.OK: "✓", State.WARN: "!", State.BAD: "✗"}
 
 
-def doctor(as_json: AsJson = False, address: Address = None) -> None:
+def doctor(as_json: AsJson = False, address: Address = None, repair: Repair = False) -> None:
     """Look at everything that stepstream stands on, and say what to do.
 
     Python and packages, settings, Redis (version, durability, eviction, memory, latency, clock),
@@ -33,9 +43,10 @@ def doctor(as_json: AsJson = False, address: Address = None) -> None:
     Examples:
       stepstream doctor
       stepstream doctor --json | jq -r '.[] | select(.state != "ok") | .advice'
+      stepstream doctor --repair
     """
     findings: list[Finding] = []
-    for finding in _findings(address):
+    for finding in _findings(address, repair=repair):
         findings.append(finding)
         if not as_json and not on_terminal():
             print_lines([(finding.name, finding.state, finding.found, finding.advice)])
@@ -46,7 +57,7 @@ def doctor(as_json: AsJson = False, address: Address = None) -> None:
     raise typer.Exit(Exit.FAILED if any(one.state is State.BAD for one in findings) else Exit.OK)
 
 
-def _findings(address: str | None) -> Iterator[Finding]:
+def _findings(address: str | None, *, repair: bool) -> Iterator[Finding]:
     """Every finding. What spawns processes comes before what loads grpc."""
     engines = list(check_engines())
     try:
@@ -65,6 +76,8 @@ def _findings(address: str | None) -> Iterator[Finding]:
         yield fine("redis", "not needed: USE_PARALLEL_PROCESSING=false")
     called = address.split(",")[0].strip() if address else client.addresses[0]
     yield from check_dispatcher(local.grpc_address, local.http_address, called)
+    if repair:
+        yield repair_by(called)
 
 
 def _print(findings: Sequence[Finding]) -> None:

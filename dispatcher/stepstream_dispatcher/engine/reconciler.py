@@ -1,0 +1,190 @@
+"""Heals the indexes of Redis when somebody else has destroyed them.
+
+Every few seconds one cheap read compares what the scripts have counted with how large the lanes and
+sets are: it is exact, so a difference that is there twice is damage, and starts a sweep over all
+tasks. A group that had to be made again starts one too, since it has lost who had taken what. What
+no count shows (an entry put in another's place, the entry of a running attempt) is found by a
+slower sweep every few minutes. Of several dispatchers one sweeps at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+import structlog
+
+from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.core.reconcile import LISTED, Repair, differences
+from stepstream_dispatcher.engine.committer import Committer
+from stepstream_dispatcher.engine.orphans import Orphans
+from stepstream_dispatcher.engine.sweep import CLAIM_S, Report, Sweep
+from stepstream_dispatcher.store.port import RepairableStore, StoreUnreachable
+
+__all__ = ["Reconciler"]
+
+LOOK_EVERY_S: Final = 5.0  # counts are compared
+CONFIRM_S: Final = 1.0  # a difference has to be there for as long
+ASK_AGAIN_S: Final = 0.5  # while another dispatcher sweeps and an operator waits
+BACKGROUND_EVERY_S: Final = 300.0  # after the end of the latest sweep, whoever's it was
+SHARE: Final = 0.05  # of Redis's time, for a sweep that somebody waits for
+BACKGROUND_SHARE: Final = 0.02
+
+_log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """Looks, sweeps and tells.
+
+    Args:
+        store: Redis.
+        committer: Carries out what only a transition can mend.
+        orphans: Looks after leases that recovery would not find.
+        queues: All known lanes.
+        learn: Reads what pipelines others have, so that no lane is unknown.
+        away: Whether Redis is not to be touched now.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RepairableStore,
+        committer: Committer,
+        orphans: Orphans,
+        queues: Callable[[], Collection[str]],
+        learn: Callable[[], Awaitable[None]],
+        away: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._orphans = orphans
+        self._queues = queues
+        self._learn = learn
+        self._away = away
+        self._asked: list[asyncio.Future[Report]] = []  # operators who wait for a sweep
+        self._wake = asyncio.Event()
+        self._lanes_made = 0  # as of the latest sweep
+        self._uncounted = False  # the latest sweep could not count
+        self._known: dict[str, int] = {}  # a difference that a sweep has left as it was
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self._pause()
+            if not self._away():
+                await self.look()
+
+    async def repair(self) -> Report:
+        """Sweep now, and say what was mended.
+
+        Raises:
+            StoreUnavailable: Redis is away, or went away meanwhile.
+        """
+        if self._away():
+            raise StoreUnreachable("redis is away; nothing can be repaired")
+        report: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self._asked.append(report)
+        self._wake.set()
+        return await report
+
+    async def look(self) -> Report | None:
+        """Compare, and sweep if there is a reason to; None: there was none, or another sweeps."""
+        for repair, tasks in (await self._orphans.look()).items():
+            if tasks:
+                _log.warning("leases without an entry", repair=repair.value, tasks=tasks)
+        reason = await self._reason()
+        return await self._sweep(reason) if reason else None
+
+    async def _pause(self) -> None:
+        self._asked = [one for one in self._asked if not one.done()]  # callers who left
+        limit_s = ASK_AGAIN_S if self._asked else LOOK_EVERY_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _reason(self) -> str:
+        """Why to sweep now; empty: there is no reason."""
+        if self._asked:
+            return "an operator asked"
+        if self._uncounted:
+            return "the counts are not yet right"
+        if self._store.lanes_made != self._lanes_made:
+            return "a lane was made again"
+        if await self._found():
+            return "counts differ"
+        return "it is time" if await self._store.sweep_is_due() else ""
+
+    async def _found(self) -> dict[str, int]:
+        """What differs, twice; a difference that a sweep could do nothing about is not told again.
+
+        A lane that only another dispatcher knew is no difference, so pipelines are read before the
+        second look.
+        """
+        if not differences(await self._store.tally(self._lanes())):
+            self._known = {}
+            return {}
+        await self._learn()
+        await asyncio.sleep(CONFIRM_S)
+        tally = await self._store.tally(self._lanes())
+        found = differences(tally)
+        if not found or found == self._known:
+            return {}
+        self._known = found
+        if LISTED in tally.counts:
+            _log.warning("counts and indexes differ: somebody else has changed redis", **found)
+        else:
+            _log.info("there are no counts, or those of an older release", **found)
+        return found
+
+    def _lanes(self) -> list[str]:
+        return sorted(self._queues())
+
+    async def _sweep(self, reason: str) -> Report | None:
+        if not await self._store.claim_sweep(ttl_s=CLAIM_S):
+            return None
+        asked, self._asked = self._asked, []
+        lanes_made = self._store.lanes_made
+        try:
+            report = await self._swept(BACKGROUND_SHARE if reason == "it is time" else SHARE)
+        except BaseException as error:
+            lost = error if isinstance(error, StoreUnavailable) else StoreUnavailable("interrupted")
+            for one in asked:
+                if not one.done():
+                    one.set_exception(lost)
+            raise
+        self._lanes_made, self._uncounted = lanes_made, not report.counted
+        if set(report.repaired) - {Repair.COUNTS}:
+            self._known = {}
+        for one in asked:
+            if not one.done():
+                one.set_result(report)
+        log = _log.warning if report.repaired else _log.info
+        log(
+            "redis repaired" if report.repaired else "nothing to repair",
+            reason=reason,
+            tasks=report.tasks,
+            took_s=round(report.took_s, 3),
+            counted=report.counted,
+            **report.repaired,
+        )
+        return report
+
+    async def _swept(self, share: float) -> Report:
+        sweep = Sweep(
+            store=self._store,
+            committer=self._committer,
+            orphans=self._orphans,
+            queues=self._lanes(),
+            share=share,
+        )
+        report: Report | None = None
+        try:
+            report = await sweep.run()
+        finally:
+            done = report is not None and report.counted
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.end_sweep(quiet_s=BACKGROUND_EVERY_S if done else 0)
+        return report

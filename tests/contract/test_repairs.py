@@ -1,0 +1,339 @@
+"""What the store on Redis counts, what shows when others destroy it, and what heals it."""
+
+import asyncio
+import random
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from stepstream_dispatcher.core.pipeline import Catalog
+from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
+from stepstream_dispatcher.core.record import Stage
+from stepstream_dispatcher.engine.committer import Committer
+from stepstream_dispatcher.engine.feeder import Feeder
+from stepstream_dispatcher.engine.fresh import Fresh
+from stepstream_dispatcher.engine.orphans import Orphans
+from stepstream_dispatcher.engine.reconciler import Reconciler
+from stepstream_dispatcher.engine.recovery import Recovery
+from stepstream_dispatcher.engine.sessions import Sessions
+from stepstream_dispatcher.engine.sweep import Sweep
+from tests.support.records import TRANSLATION
+from tests.support.tasks_at import advance, carry_out, current, prepared
+from tests.support.transitions import KINDS
+
+QUEUES = ["checks", "default"]
+LIMIT_S = 20.0
+ORPHANED = "orphaned-1"  # a dispatcher that never was
+
+
+class Healer:
+    """The parts of a dispatcher that heal, on one store."""
+
+    def __init__(self, store, *, silence_limit_s=15.0):
+        self.store = store
+        catalog = Catalog([msgspec.structs.replace(TRANSLATION, version="1")])
+        self.sessions = Sessions()
+        self.committer = Committer(
+            store=store,
+            catalog=catalog,
+            learn=self._learn,
+            retain_s=3600,
+            live_max=0,
+            applied=lambda _transition, _entry: None,
+            rng=random.Random(1),
+            moved=lambda _record, _transition: None,
+        )
+        feeder = Feeder(
+            store=store,
+            sessions=self.sessions,
+            committer=self.committer,
+            fresh=Fresh(),
+            dispatcher_id="d1",
+            limit_ms_of=lambda _record: 1000,
+            seen=lambda _task_id, _data: None,
+        )
+        self.recovery = Recovery(
+            store=store,
+            sessions=self.sessions,
+            committer=self.committer,
+            feeder=feeder,
+            dispatcher_id="d1",
+            silence_limit_s=silence_limit_s,
+            lanes=lambda: QUEUES,
+        )
+        self.orphans = Orphans(
+            store=store,
+            committer=self.committer,
+            recovery=self.recovery,
+            sessions=self.sessions,
+            dispatcher_id="d1",
+        )
+        self.reconciler = Reconciler(
+            store=store,
+            committer=self.committer,
+            orphans=self.orphans,
+            queues=lambda: QUEUES,
+            learn=self._learn,
+            away=lambda: False,
+        )
+
+    async def _learn(self):
+        return None
+
+    async def sweep(self):
+        assert await self.store.claim_sweep(ttl_s=10)
+        sweep = Sweep(
+            store=self.store,
+            committer=self.committer,
+            orphans=self.orphans,
+            queues=QUEUES,
+            share=0.5,
+        )
+        return await sweep.run()
+
+
+@asynccontextmanager
+async def healer_of(store):
+    """A healer whose committer runs."""
+    healer = Healer(store)
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        committing = group.create_task(healer.committer.run())
+        yield healer
+        committing.cancel()
+
+
+@pytest.fixture
+async def every_kind(redis_store):
+    """A task after each kind of transition."""
+    for kind in KINDS:
+        await prepared(redis_store, kind, f"t-{kind}")
+        await carry_out(redis_store, kind, f"t-{kind}")
+    return redis_store
+
+
+async def agree(store):
+    return differences(await store.tally(QUEUES))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_transition_makes_a_difference(redis_store, kind):
+    await prepared(redis_store, kind, "t1")
+    await carry_out(redis_store, kind, "t1")
+    await carry_out(redis_store, kind, "t1") if kind == "touch" else None
+
+    assert await agree(redis_store) == {}
+
+
+async def test_trimming_and_dropping_make_none(every_kind, redis):
+    for kind in ("complete-done", "fail-dead", "cancel", "fail-delayed"):
+        await redis.expire(f"t-{kind}")
+
+    assert await every_kind.drop_timers(["t-fail-delayed"]) == 1
+    await every_kind.trim(results_max=0, limit=100)
+    entries = await every_kind.read("default", 100)
+    await every_kind.discard("default", [entry.entry_id for entry in entries])
+
+    found = await agree(every_kind)
+    assert found == {}
+
+
+async def test_nothing_is_repaired_where_nothing_was_destroyed(every_kind):
+    async with healer_of(every_kind) as healer:
+        report = await healer.sweep()
+
+    assert report.counted
+    assert report.repaired == {}
+    assert report.tasks == len(KINDS)
+
+
+DESTROYED = {
+    "delete the lane": ("DEL", "stream"),
+    "trim the lane": ("XTRIM", "stream", "MAXLEN", "0"),
+    "delete the delayed set": ("DEL", "delayed"),
+    "delete the index": ("DEL", "index"),
+    "delete the ended set": ("DEL", "ended"),
+    "delete a state's set": ("DEL", "state:human_review"),
+    "delete the failed": ("DEL", "state:failed"),
+    "delete the counts": ("DEL", "count"),
+    "a count that is wrong": ("HSET", "count", "pending", "77"),
+    "a stranger in the index": ("ZADD", "index", "1", "nobody"),
+    "a stranger's timer": ("ZADD", "delayed", "9e12", "nobody"),
+    "a stranger in a state": ("ZADD", "state:human_review", "1", "t-create"),
+    "a stranger's entry": ("XADD", "stream", "*", "task", "nobody", "step", "translate"),
+}
+
+
+async def destroy(redis, command):
+    verb, name, *rest = command
+    return await redis.client.execute_command(verb, f"{redis.prefix}task:{name}", *rest)
+
+
+@pytest.mark.parametrize("what", DESTROYED)
+async def test_what_was_destroyed_shows_and_is_healed(every_kind, redis, what):
+    before = await every_kind.counts()
+    sizes = (await every_kind.tally(QUEUES)).sizes
+    await destroy(redis, DESTROYED[what])
+    assert await agree(every_kind)
+
+    async with healer_of(every_kind) as healer:
+        await healer.sweep()
+    after = await every_kind.tally(QUEUES)
+
+    assert differences(after) == {}
+    assert after.sizes == sizes
+    kept = {"retries": 0} if what == "delete the counts" else {}  # nothing says how many there were
+    assert await every_kind.counts() == before | kept
+    await healed(every_kind)
+
+
+async def healed(store):
+    """Every queued task has an entry that some dispatcher will come upon."""
+    await store.ensure_lanes(QUEUES)
+    offered = {
+        entry.entry_id
+        for queue in QUEUES
+        for consumer in ("d1", "d2")
+        for entry in await store.pending(queue, consumer=consumer, after="", count=100)
+    }
+    offered |= {entry.entry_id for queue in QUEUES for entry in await store.read(queue, 100)}
+    records = [await current(store, f"t-{kind}") for kind in KINDS]
+    queued = [record for record in records if record.stage is Stage.QUEUED]
+    assert queued
+    assert {record.entry for record in queued} <= offered
+
+
+@pytest.mark.parametrize("end", ["XACK", "DELCONSUMER", "SETID"])
+async def test_an_entry_that_will_never_be_delivered_is_replaced(redis_store, redis, end):
+    await advance(redis_store, "t1", "create")
+    entry = (await current(redis_store, "t1")).entry
+    lane, group = redis.keys.stream("default"), "task:processors"
+    if end == "SETID":
+        await redis.client.execute_command("XGROUP", "SETID", lane, group, "$")
+    else:
+        await redis_store.read("default", 1)
+        words = ("XACK", lane, group, entry)
+        forget = ("XGROUP", "DELCONSUMER", lane, group, "d1")
+        await redis.client.execute_command(*(words if end == "XACK" else forget))
+
+    async with healer_of(redis_store) as healer:
+        report = await healer.sweep()
+
+    assert report.repaired["entries"] == 1
+    (offered,) = await redis_store.read("default", 10)
+    assert offered.entry_id == (await current(redis_store, "t1")).entry != entry
+
+
+async def test_an_entry_in_somebodys_hand_is_left_to_him(redis_store, peer_of_redis):
+    await advance(redis_store, "t1", "create")
+    (entry,) = await peer_of_redis.read("default", 1)
+
+    async with healer_of(redis_store) as healer:
+        report = await healer.sweep()
+
+    assert report.repaired == {}
+    assert (await current(redis_store, "t1")).entry == entry.entry_id
+
+
+@pytest.fixture
+async def peer_of_redis(redis, stack):
+    store = redis.make("d2")
+    await store.open()
+    stack.push_async_callback(store.close)
+    return store
+
+
+@pytest.mark.parametrize(("owner", "repair"), [("d1", "orphans"), (ORPHANED, "leases")])
+async def test_a_lease_that_no_entry_leads_to_is_looked_after(redis_store, redis, owner, repair):
+    await advance(redis_store, "t1", "create", "lease")
+    await redis.client.hset(redis.keys.record("t1"), "owner", owner)
+    await redis.client.delete(redis.keys.stream("default"))
+    await redis_store.ensure_lanes(QUEUES)
+
+    async with healer_of(redis_store) as healer:
+        report = await healer.sweep()
+
+    assert report.repaired == {repair: 1}
+    record = await current(redis_store, "t1")
+    assert record.stage is (Stage.LEASED if owner == "d1" else Stage.QUEUED)
+    assert list(healer.sessions.adopted.values()) == (["t1"] if owner == "d1" else [])
+
+
+async def test_nobody_is_taken_over_while_recovery_holds_back(redis_store, redis):
+    await advance(redis_store, "t1", "create", "lease")
+    await redis.client.hset(redis.keys.record("t1"), "owner", ORPHANED)
+    await redis.client.delete(redis.keys.stream("default"))
+
+    async with healer_of(redis_store) as healer:
+        healer.recovery.hold_back()
+        await healer.sweep()
+
+    assert (await current(redis_store, "t1")).stage is Stage.LEASED
+
+
+async def test_a_task_that_has_moved_keeps_its_places(redis_store):
+    await advance(redis_store, "t1", "create")
+    stale = Mend(task_id="t1", version=1, place=INDEX, score=None)
+    await carry_out(redis_store, "cancel", "t1")
+
+    assert await redis_store.mend([stale]) == (0, [stale])
+    assert (await redis_store.index(cursor="", count=1)).task_ids == ["t1"]
+
+
+async def test_counts_are_exact_while_tasks_move(every_kind, redis, peer_of_redis):
+    """Commits of two dispatchers go on during the sweep; the counts are those of the end."""
+    await destroy(redis, DESTROYED["delete the counts"])
+    moving = True
+
+    async def move(store, name):
+        number = 0
+        while moving:
+            number += 1
+            await advance(store, f"{name}-{number}", "create", "lease", "fail-dead", "redrive")
+            if number % 2:
+                await carry_out(store, "cancel", f"{name}-{number}")
+
+    async with healer_of(every_kind) as healer, asyncio.TaskGroup() as group:
+        group.create_task(move(every_kind, "a"))
+        group.create_task(move(peer_of_redis, "b"))
+        reports = [await healer.sweep() for _ in range(5)]
+        moving = False
+
+    assert all(report.counted for report in reports)
+    assert await agree(every_kind) == {}
+    async with healer_of(every_kind) as healer:
+        assert (await healer.sweep()).repaired == {}
+
+
+async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):
+    assert await redis_store.claim_sweep(ttl_s=10)
+
+    assert not await peer_of_redis.claim_sweep(ttl_s=10)
+    assert await redis_store.claim_sweep(ttl_s=10)
+    assert not await peer_of_redis.recount({"done": 1})
+    assert await redis_store.recount({"done": 1})
+    assert not await redis_store.recount({"done": 1})
+    assert await peer_of_redis.claim_sweep(ttl_s=10)
+
+
+async def test_nothing_is_trimmed_while_ended_tasks_are_counted(every_kind):
+    await every_kind.claim_sweep(ttl_s=10)
+    await every_kind.hold_trims(ttl_s=10)
+
+    assert await every_kind.trim(results_max=0, limit=100) == 0
+    await every_kind.recount({})
+    assert await every_kind.trim(results_max=0, limit=100) > 0
+
+
+async def test_an_operator_is_told_what_was_repaired(every_kind, redis):
+    await destroy(redis, DESTROYED["delete the index"])
+
+    async with healer_of(every_kind) as healer, asyncio.TaskGroup() as group:
+        running = group.create_task(healer.reconciler.run())
+        first = await healer.reconciler.repair()
+        second = await healer.reconciler.repair()
+        running.cancel()
+
+    assert first.repaired == {"index": len(KINDS)}
+    assert second.repaired == {}
+    assert not await every_kind.sweep_is_due()
