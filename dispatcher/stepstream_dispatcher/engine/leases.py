@@ -24,6 +24,8 @@ from stepstream_dispatcher.store.port import Store
 __all__ = ["Leases"]
 
 TICK_S: Final = 0.1  # how late a limit may be noticed
+PAUSE_S: Final = 0.5  # a tick that is later than this: the process stood still
+CATCH_UP_S: Final = 1.0  # after that, until what has come meanwhile is read
 INTENTS_EVERY_S: Final = 2.0  # how often intents are read again (design 5)
 
 _log = structlog.get_logger(__name__)
@@ -54,6 +56,7 @@ class Leases:
         self._endings = Endings(sessions=sessions, committer=committer, reaches=reaches)
         self._dispatcher_id = dispatcher_id
         self._silence_limit_s = silence_limit_s
+        self._blind_until = 0.0  # monotonic: before it no limit of an attempt is held
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -64,17 +67,29 @@ class Leases:
     async def _watch_limits(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            slept_at = loop.time()
             await asyncio.sleep(TICK_S)
             now = loop.time()
+            if (paused_s := now - slept_at - TICK_S) >= PAUSE_S:
+                self._stood_still(paused_s, now)
             for session in self._sessions:
                 if session.broken_at is not None:
                     if now - session.broken_at >= RECONNECT_GRACE_S:
                         await self.give_up(session, "its stream broke and it did not come back")
                 elif now - session.heard_at >= self._silence_limit_s:
                     await self._silent(session)
-                else:
+                elif now >= self._blind_until:
                     await self._expire(session, now)
             await self._endings.retry()
+
+    def _stood_still(self, paused_s: float, now: float) -> None:
+        """This process was frozen: what it did not hear meanwhile is no worker's silence."""
+        _log.warning("this process stood still", paused_s=round(paused_s, 1))
+        self._blind_until = now + CATCH_UP_S
+        for session in self._sessions:
+            session.heard_at += paused_s
+            if session.broken_at is not None:
+                session.broken_at += paused_s
 
     async def _silent(self, session: Session) -> None:
         """Give up a worker that is connected and says nothing."""

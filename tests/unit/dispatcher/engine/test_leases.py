@@ -8,7 +8,7 @@ from stepstream_dispatcher.core.facts import Completed
 from stepstream_dispatcher.core.record import EventType, Stage, TaskRecord
 from stepstream_dispatcher.engine.sessions import Handout, Session
 from tests.support.engine import Dispatcher, settlement, with_dispatcher
-from tests.support.virtual_time import pass_time
+from tests.support.virtual_time import pass_time, stand_still
 
 watched = with_dispatcher("committer", "feeder", "settling", "leases")
 
@@ -67,6 +67,54 @@ async def test_stream_that_breaks_with_nothing_held_is_forgotten_at_once(dispatc
     dispatcher.engine.leases.broke(session)
 
     assert len(dispatcher.engine.sessions) == 0
+
+
+@watched
+async def test_a_frozen_dispatcher_takes_its_own_pause_for_no_workers_silence(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+    await pass_time(5.0)
+
+    stand_still(60.0)
+    await pass_time(9.8)
+    assert not session.outbox.closing
+    await pass_time(0.4)
+
+    assert session.outbox.closing, "the worker is silent all the same"
+    assert (await now(dispatcher, handout)).losses == 1
+
+
+@watched
+async def test_a_frozen_dispatcher_waits_for_workers_whose_streams_broke_before(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+    dispatcher.engine.leases.broke(session)
+    await pass_time(0.5)
+
+    stand_still(60.0)
+    await pass_time(0.8)
+    assert (await now(dispatcher, handout)).losses == 0
+    await pass_time(0.4)
+
+    assert (await now(dispatcher, handout)).losses == 1
+
+
+@watched
+async def test_a_result_that_came_in_time_counts_after_a_pause_beyond_the_limit(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher, timeout_ms=8_000)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+
+    stand_still(10.0)
+    await pass_time(0.5)  # what has come meanwhile is being read
+    fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"in time")
+
+    assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
 
 
 @watched
