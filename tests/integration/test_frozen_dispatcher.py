@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from stepstream import AsyncClient
 from stepstream.types import SubmitItem, Submitted, TaskEvent
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceStub
@@ -136,30 +137,54 @@ async def test_under_load_nothing_is_doubled_by_the_one_that_goes_on(tmp_path: P
 
 
 async def test_with_the_default_limit_its_work_is_taken_over_in_time(tmp_path: Path):
-    async with running_cluster(tmp_path, dispatchers=2, workers=0) as cluster:
+    async with (
+        running_cluster(tmp_path, dispatchers=2, workers=0) as cluster,
+        AsyncClient([one.address for one in cluster.dispatchers.values()]) as client,
+    ):
         mover = await cluster.start_worker("w-0", at=["d-0", "d-1"], slots=2)
         running = await submit(cluster, [25.0, 25.0])
         await all_begun(cluster, running)
         (task_id,) = await submit(cluster, [0.0])
         async with HandMade(cluster.dispatchers["d-0"].address) as worker:
             await worker.attempt()
-            await lasts(SLACK_S)
-            began = time.time()
-            async with frozen(cluster):
-                await cluster.start_worker("w-1", at=["d-1"])
-                (task,) = await cluster.finished([task_id], "d-1")
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(collect(client, running[0]))
+                await lasts(SLACK_S)
+                began = time.time()
+                async with frozen(cluster):
+                    call = group.create_task(answered_at(client))
+                    await cluster.start_worker("w-1", at=["d-1"])
+                    (task,) = await cluster.finished([task_id], "d-1")
+                    await call
         taken_over_s = moment(await cluster.history(task_id, "d-1"), "RELEASED") - began
         tasks = await cluster.finished(running, "d-1")
         histories = [await cluster.history(one, "d-1") for one in running]
 
         moved_s = max(moment(events, "ADOPTED") for events in histories) - began
-        tell(f"taken over after {taken_over_s:.1f} s, workers moved after {moved_s:.1f} s")
+        called_s = call.result() - began
+        tell(
+            f"taken over after {taken_over_s:.1f} s, workers moved after {moved_s:.1f} s, "
+            f"a call answered after {called_s:.1f} s"
+        )
         assert taken_over_s <= TAKEOVER_S
         assert moved_s <= TAKEOVER_S
+        assert called_s <= TAKEOVER_S
+        assert watch.result() == histories[0]
         assert task.errors == []
         assert [one.errors for one in tasks] == [[], []]
         moved = [run for run in cluster.journal.runs() if run.pid == mover.pid]
         assert [run.how for run in moved] == ["completed", "completed"]
+
+
+async def collect(client: AsyncClient, task_id: str) -> list[TaskEvent]:
+    """Every event of a task."""
+    return [item async for item in client.watch(task_id, after=0) if isinstance(item, TaskEvent)]
+
+
+async def answered_at(client: AsyncClient) -> float:
+    """When a call made now is answered, in Unix seconds."""
+    await client.stats()
+    return time.time()
 
 
 def moment(events: list[TaskEvent], kind: str) -> float:

@@ -11,8 +11,10 @@ _SEND_BYTES_MAX = 4 * 1024 * 1024 + 64 * 1024  # a full batch of 4 MiB and its f
 _RECEIVE_BYTES_MAX = 64 * 1024 * 1024  # a page of tasks with payloads of 1 MiB each
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # A call at a dispatcher that freezes goes on at the next address within its own limit of 30 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # a minute otherwise, whatever the line above says
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
