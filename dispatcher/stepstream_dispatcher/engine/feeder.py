@@ -308,15 +308,22 @@ class Feeder:
                     obsolete.append(load.entry)
                 continue
             attempt.record = outcome.record
-            if session.left or self._sessions.get(session.id) is None:
+            if reason := self._too_late_for(session):
                 session.attempts.pop(token, None)
-                orphaned.append(_give_back(attempt, token, "the worker left before the hand-out"))
+                orphaned.append(_give_back(attempt, token, reason))
                 continue
             self._post(session, attempt, load, now)
         self._sessions.stir()
         if orphaned:
             await self._committer.apply(orphaned)
         await self._discard(obsolete)
+
+    def _too_late_for(self, session: Session) -> str:
+        """Why what was leased for a worker is not sent to it; empty when it is."""
+        if self._stopped:  # it has been told to go elsewhere: nothing may follow that word
+            return "the dispatcher left before the hand-out"
+        gone = session.left or self._sessions.get(session.id) is None
+        return "the worker left before the hand-out" if gone else ""
 
     def _post(self, session: Session, attempt: Attempt, load: _Load, now: float) -> None:
         record = attempt.record

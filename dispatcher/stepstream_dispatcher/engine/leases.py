@@ -142,7 +142,7 @@ class Leases:
         waited_s = asyncio.get_running_loop().time() - session.heard_at
         if session.broken_at is not None:
             waited_s = asyncio.get_running_loop().time() - session.broken_at
-        if attempts:
+        if attempts and not session.outbox.half_closed:  # else it has taken them along
             _log.warning(
                 "worker lost",
                 worker=session.hello.worker_name,

@@ -259,6 +259,32 @@ async def test_worker_that_leaves_before_the_hand_out_costs_the_task_nothing(
 
 
 @feeding
+async def test_nothing_is_handed_out_after_the_word_that_the_dispatcher_leaves(
+    dispatcher: Dispatcher,
+):
+    """A batch behind the drain breaks the protocol, and so the stream of what still runs."""
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)
+    task_id = await dispatcher.submit()
+    dispatcher.store.slow.clear()
+    await pass_time(0.01)  # read and matched, its lease is being committed
+    leaving = asyncio.create_task(dispatcher.engine.drain(grace_s=5))
+    await pass_time(0.01)
+    session.outbox.drain = ""  # it is written
+    dispatcher.store.slow.set()
+    await leaving
+
+    record = await dispatcher.record(task_id)
+    event = (await dispatcher.history(task_id))[-1]
+    assert session.outbox.handouts == []
+    assert (record.stage, record.failures, record.losses) == (Stage.QUEUED, 0, 0)
+    assert (event.type, event.message) == (
+        EventType.RELEASED,
+        "the dispatcher left before the hand-out",
+    )
+
+
+@feeding
 async def test_stopped_feeder_puts_back_what_it_has_in_hand(dispatcher: Dispatcher):
     session = await dispatcher.connect(slots=1)
     await pass_time(0.5)
