@@ -2,8 +2,8 @@
 
 All times are monotonic. A stream that breaks keeps its attempts for a short grace, in which the
 worker instance may come back with them; after it, and after the silence limit, they are settled: an
-attempt that the worker had named was running and is *lost*; one that it never named was not
-received and is *released*, uncharged.
+attempt that the worker had named was running and is *lost*; one that it never named is *released*,
+uncharged, unless it ran alone because that had happened to it before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 
 from stepstream.session import RECONNECT_GRACE_S
 from stepstream_dispatcher.core.facts import DeadlinePassed, Failed, Lost, Released
+from stepstream_dispatcher.core.lifecycle import runs_alone
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.endings import Ending, Endings
 from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
@@ -24,7 +25,7 @@ from stepstream_dispatcher.store.port import Store
 __all__ = ["Leases"]
 
 TICK_S: Final = 0.1  # how late a limit may be noticed
-PAUSE_S: Final = 0.5  # a tick that is later than this: the process stood still
+PAUSE_S: Final = 1.0  # a tick that is later than this: the process stood still
 CATCH_UP_S: Final = 1.0  # after that, until what has come meanwhile is read
 INTENTS_EVERY_S: Final = 2.0  # how often intents are read again (design 5)
 
@@ -137,6 +138,7 @@ class Leases:
         What has ended and is not recorded goes back uncharged, as soon as recovery meets it.
         """
         self._sessions.remove(session)
+        vanished = not (session.outbox.half_closed or session.outbox.superseded)
         attempts = dict(session.attempts)
         session.attempts.clear()
         waited_s = asyncio.get_running_loop().time() - session.heard_at
@@ -150,7 +152,7 @@ class Leases:
                 reason=reason,
             )
         await self._endings.add(
-            (attempt, self._gone(session, token, attempt, reason, waited_s))
+            (attempt, self._gone(session, token, attempt, reason, waited_s, vanished=vanished))
             for token, attempt in attempts.items()
         )
 
@@ -164,18 +166,36 @@ class Leases:
         self._sessions.stir()
 
     def _gone(
-        self, session: Session, token: str, attempt: Attempt, reason: str, waited_s: float
+        self,
+        session: Session,
+        token: str,
+        attempt: Attempt,
+        reason: str,
+        waited_s: float,
+        *,
+        vanished: bool = False,
     ) -> Ending:
+        """How an attempt ended that its worker holds no more.
+
+        A worker that vanished may have been taken down by what it had not even named. Nobody is
+        charged for that before it has happened to the same step twice, and then only what ran
+        alone, so that it was this step or nothing.
+        """
         worker = session.hello.worker_name
-        if attempt.named:
+        unseen = attempt.batch > 0 and vanished and not attempt.named
+        if attempt.named or (unseen and runs_alone(attempt.record)):
             return Lost(
                 token=token,
                 reason=f"worker {worker}: {reason}",
                 owner=self._dispatcher_id,
                 waited_ms=int(waited_s * 1000),
+                progress=attempt.progress,
+                note=attempt.note,
             )
         reason = f"never received by worker {worker}"
-        return Released(token=token, reason=reason, owner=self._dispatcher_id)
+        if unseen:
+            reason = f"never named by worker {worker}, which is gone"
+        return Released(token=token, reason=reason, owner=self._dispatcher_id, unseen=unseen)
 
     def take_back(self, token: str) -> bool:
         """Let an attempt go on whose worker came back before its loss was recorded.

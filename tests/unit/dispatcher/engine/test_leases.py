@@ -57,7 +57,8 @@ async def test_attempt_that_was_never_named_is_released_uncharged(dispatcher: Di
 
     record = await now(dispatcher, handout)
     assert (record.stage, record.losses, record.errors) == (Stage.QUEUED, 0, 0)
-    assert "never received" in (await dispatcher.history(handout.attempt.task_id))[-1].message
+    event = (await dispatcher.history(handout.attempt.task_id))[-1]
+    assert event.message == "never named by worker worker-1, which is gone"
 
 
 @watched
