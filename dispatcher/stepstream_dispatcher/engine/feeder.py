@@ -405,7 +405,7 @@ class Feeder:
         The fewer workers there are, the longer: of their time all that run alone cost a share.
         """
         now = asyncio.get_running_loop().time()
-        workers = sum(self._can_be_reserved(one, queue) or one.reserved for one in self._sessions)
+        workers = sum(queue in self._sessions.queues_of(one) for one in self._sessions)
         cost_s = now - since + RESTART_S
         rest_s = cost_s * max(0.0, 1 / (ALONE_SHARE * max(1, workers)) - 1)
         self._rested_at[queue] = now + rest_s

@@ -61,6 +61,36 @@ async def test_attempt_that_was_never_named_is_released_uncharged(dispatcher: Di
     assert event.message == "never named by worker worker-1, which is gone"
 
 
+@with_dispatcher("committer", "feeder", "settling", "leases", "timers")
+async def test_step_that_takes_down_its_worker_unnamed_is_charged_once_it_runs_alone(
+    dispatcher: Dispatcher,
+):
+    """It dies before any heartbeat can name it, and would go round for ever."""
+    await dispatcher.submit()
+    records = []
+    for number in range(7):
+        session = await dispatcher.connect(f"worker-{number}", slots=1)
+        (handout,) = await dispatcher.handed_out(session)
+        dispatcher.engine.leases.broke(session)
+        await pass_time(6.0)
+        records.append(await now(dispatcher, handout))
+
+    assert [record.losses for record in records] == [0, 0, 1, 2, 3, 4, 5]
+    assert [record.state for record in records] == ["translating"] * 6 + ["failed"]
+
+
+@watched
+async def test_what_a_moved_worker_had_not_named_is_no_sign_of_poison(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    session.outbox.half_closed = True
+
+    dispatcher.engine.leases.broke(session)
+    await pass_time(1.7)
+
+    record = await now(dispatcher, handout)
+    assert (record.stage, record.unseen, record.losses) == (Stage.QUEUED, 0, 0)
+
+
 @watched
 async def test_stream_that_breaks_with_nothing_held_is_forgotten_at_once(dispatcher: Dispatcher):
     session = await dispatcher.connect()
