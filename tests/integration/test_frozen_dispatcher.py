@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Self
 
 import grpc.aio
 import pytest
@@ -201,7 +202,7 @@ class HandMade:
         self._channel = grpc.aio.insecure_channel(address)
         self._call = WorkerServiceStub(self._channel).Work()  # type: ignore[no-untyped-call]
 
-    async def __aenter__(self) -> HandMade:
+    async def __aenter__(self) -> Self:
         register = pb.Register(
             worker_name="hand-made",
             instance_id="hand-made-1",

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,7 +18,7 @@ import pytest_asyncio
 
 from stepstream import AsyncClient
 from stepstream.cli.supervisor import ChildSpec, Supervisor
-from stepstream.types import Task, TaskEvent
+from stepstream.types import Task
 from tests.support.audit import audit
 from tests.support.cluster import WORKER, Cluster, running_cluster
 from tests.support.journal import JOURNAL_VARIABLE, Run
@@ -47,7 +46,6 @@ class Aftermath(msgspec.Struct, frozen=True, kw_only=True):
     """What there was once all poison was out."""
 
     poison: list[Task]
-    histories: list[list[TaskEvent]]  # of the poison
     dead_letters: list[Task]
     innocent: list[Task]
     runs: list[Run]
@@ -131,7 +129,6 @@ async def after(tmp_path_factory: pytest.TempPathFactory) -> Aftermath:
         took_s = time.monotonic() - began
         aftermath = Aftermath(
             poison=trying.result(),
-            histories=[await cluster.history(one.task_id) for one in trying.result()],
             dead_letters=(await client.operator.list_dead_letters()).tasks,
             innocent=innocent,
             runs=cluster.journal.runs(),
@@ -184,10 +181,3 @@ def test_the_innocent_keep_their_throughput(after: Aftermath):
 
 def test_the_indexes_agree_with_the_records(after: Aftermath):
     assert after.disagreements == []
-
-
-def test_dbg(after):
-    for h in after.histories:
-        t0=h[0].time.timestamp()
-        print()
-        for e in h: print(f"{e.time.timestamp()-t0:.2f} {e.type} {e.actor} {e.message} {e.delay_s}")

@@ -50,7 +50,8 @@ class Names(asyncio.DatagramProtocol):
         found = self.addresses if kind == _A else ()
         question = asked[_HEADER.size : end + _TYPE_AND_CLASS.size]
         answers = b"".join(
-            _ANSWER.pack(_THE_QUESTIONS_NAME, _A, _INTERNET, 0, 4) + ipaddress.ip_address(one).packed
+            _ANSWER.pack(_THE_QUESTIONS_NAME, _A, _INTERNET, 0, 4)
+            + ipaddress.ip_address(one).packed
             for one in found
         )
         return _HEADER.pack(number, _ANSWERED, 1, len(found), 0, 0) + question + answers

@@ -34,7 +34,7 @@ ROUNDS_MAX: Final = 4  # rounds of load, match and lease that may overlap
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
 RESTART_S: Final = 5.0  # that a worker which is taken down is missing, as its supervisor waits
-ALONE_SHARE: Final = 0.15  # of the workers' time that dangerous steps may cost a busy lane
+ALONE_SHARE: Final = 0.1  # of the workers' time that dangerous steps may cost a busy lane
 IDLE_S: Final = 1.0  # a worker that has held nothing for this long is wanted by nobody else
 
 

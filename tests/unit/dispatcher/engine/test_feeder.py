@@ -268,11 +268,11 @@ async def test_nothing_is_handed_out_after_the_word_that_the_dispatcher_leaves(
     task_id = await dispatcher.submit()
     dispatcher.store.slow.clear()
     await pass_time(0.01)  # read and matched, its lease is being committed
-    leaving = asyncio.create_task(dispatcher.engine.drain(grace_s=5))
-    await pass_time(0.01)
-    session.outbox.drain = ""  # it is written
-    dispatcher.store.slow.set()
-    await leaving
+    async with asyncio.TaskGroup() as group:
+        group.create_task(dispatcher.engine.drain(grace_s=5))
+        await pass_time(0.01)
+        session.outbox.drain = ""  # it is written
+        dispatcher.store.slow.set()
 
     record = await dispatcher.record(task_id)
     event = (await dispatcher.history(task_id))[-1]

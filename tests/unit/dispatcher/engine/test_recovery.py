@@ -1,7 +1,5 @@
 """Work that nobody does is found wherever its entry is pending; the rest is left alone."""
 
-import asyncio
-
 import pytest
 
 from stepstream_dispatcher.core.record import EventType, Stage
@@ -232,12 +230,11 @@ async def test_adopted_attempt_is_found_again_by_an_adopter_that_restarted():
 async def test_a_living_dispatcher_is_never_near_its_silence_limit(
     dispatcher: Dispatcher, *, limit_s: float
 ):
-    running = asyncio.create_task(recovery_of(dispatcher, silence_limit_s=limit_s).run())
+    dispatcher.run(recovery_of(dispatcher, silence_limit_s=limit_s).run)
     await pass_time(0.01)
     silences = []
     for _ in range(100):
         await pass_time(limit_s / 30)
         silences.append((await dispatcher.store.dispatchers())["dispatcher-1"])
-    running.cancel()
 
     assert max(silences) <= limit_s * 1000 / 4
