@@ -7,9 +7,12 @@ second, any later one the last. `{"plans": {step: [act, ...]}}` says so for each
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import msgspec
 
@@ -33,6 +36,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
 
     progress: float = 0.0  # reported at the start
     sleep: float = 0.0  # seconds
+    dies: Literal["", "exits", "is killed"] = ""  # with its whole process
     error: str = ""  # raises RuntimeError
     not_retryable: str = ""  # raises NotRetryable
     retry_after: float = 0.0  # raises RetryAfter, seconds
@@ -62,6 +66,10 @@ def journaled(ctx: StepContext) -> Iterator[None]:
 
 def end(ctx: StepContext, act: Act) -> Completed:
     """Ends an attempt as its act says."""
+    if act.dies == "exits":
+        os._exit(3)
+    if act.dies == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if act.error:
         raise RuntimeError(act.error)
     if act.not_retryable:

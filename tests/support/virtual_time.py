@@ -10,7 +10,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["VirtualTimeLoop", "in_virtual_time", "pass_time"]
+__all__ = ["VirtualTimeLoop", "in_virtual_time", "pass_time", "stand_still"]
 
 
 START_S = 1_000.0
@@ -42,6 +42,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop was made."""
         return self._jumping.jumped_s
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which nothing happens, as in a process that is stopped and goes on."""
+        self._jumping.jumped_s += seconds
+
 
 async def pass_time(seconds: float) -> None:
     """Let virtual time pass: everything that is due by then happens."""
@@ -49,6 +53,13 @@ async def pass_time(seconds: float) -> None:
     over = loop.create_future()
     loop.call_later(seconds, over.set_result, None)
     await over
+
+
+def stand_still(seconds: float) -> None:
+    """Let virtual time pass in which the process is frozen: all that was due is late by then."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.stand_still(seconds)
 
 
 def in_virtual_time(

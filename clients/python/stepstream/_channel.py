@@ -10,9 +10,14 @@ CLOSED = "this client is closed"
 _SEND_BYTES_MAX = 4 * 1024 * 1024 + 64 * 1024  # a full batch of 4 MiB and its frame
 _RECEIVE_BYTES_MAX = 64 * 1024 * 1024  # a page of tasks with payloads of 1 MiB each
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+# Of the addresses that one name has, each channel prefers another.
+_SERVICE_CONFIG = '{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": true}}]}'
+
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # A call at a dispatcher that freezes goes on at the next address within its own limit of 30 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # a minute otherwise, whatever the line above says
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -27,6 +32,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # The address is named explicitly; http_proxy is for the web.
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config", _SERVICE_CONFIG),
+    # A name whose replicas are replaced has new addresses by then; the default is 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
 
 

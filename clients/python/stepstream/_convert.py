@@ -259,6 +259,8 @@ def _error_from_message(error: task_pb2.AttemptError) -> types.AttemptError:
         start_time=_time(error, "start_time"),
         end_time=_time(error, "end_time"),
         retryable=error.retryable,
+        progress=error.progress,
+        note=error.note,
     )
 
 

@@ -34,6 +34,7 @@ _SHOWN_MAX = 40  # characters of a bad value in its message
 
 _PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
 _HOST_PORT = rf"(\[[0-9A-Fa-f:.%]+\]|[^\s,;:/]+):{_PORT}"
+_TARGET = rf"(dns:(//[^\s,/]*/)?)?{_HOST_PORT}"  # gRPC's words for a name, and who resolves it
 
 Address = Annotated[
     str, Meta(pattern=f"^{_HOST_PORT}$", description="host:port with a port from 1 to 65535")
@@ -41,7 +42,7 @@ Address = Annotated[
 Addresses = Annotated[
     str,
     Meta(
-        pattern=rf"^{_HOST_PORT}(\s*,\s*{_HOST_PORT})*$",
+        pattern=rf"^{_TARGET}(\s*,\s*{_TARGET})*$",
         description="host:port, or several of them with commas between",
     ),
 ]

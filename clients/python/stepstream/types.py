@@ -117,6 +117,8 @@ class AttemptError(Struct, frozen=True, kw_only=True):
     start_time: datetime | None  # by the clock of Redis, UTC
     end_time: datetime | None
     retryable: bool
+    progress: float = 0.0  # with WORKER_LOST: how far it was when its worker was last heard, 0 to 1
+    note: str = ""  # the words beside it
 
 
 class Task(Struct, frozen=True, kw_only=True):

@@ -201,7 +201,8 @@ def _timer(record: TaskRecord, fields: Fields) -> tuple[int | None, bool]:
 
 def no_releases(record: TaskRecord) -> Fields:
     """What ends a row of releases; most records have none, and write nothing."""
-    return {"releases": 0} if record.releases else {}
+    counts = {"releases": record.releases, "unseen": record.unseen}
+    return {name: 0 for name, count in counts.items() if count}
 
 
 def settlement(record: TaskRecord, token: str, *, reported: bool, tally: str) -> dict[str, Any]:
@@ -240,7 +241,14 @@ def event_of(
 
 
 def failure_of(
-    record: TaskRecord, at: Circumstances, code: str, message: str, *, retryable: bool
+    record: TaskRecord,
+    at: Circumstances,
+    code: str,
+    message: str,
+    *,
+    retryable: bool,
+    progress: float = 0.0,
+    note: str = "",
 ) -> dict[str, bytes]:
     """The data field with an entry of the error history."""
     entry = AttemptFailure(
@@ -252,6 +260,8 @@ def failure_of(
         started_ms=record.leased_ms,
         ended_ms=at.now_ms,
         retryable=retryable,
+        progress=progress,
+        note=note,
     )
     return {f"error.{record.errors % ERRORS_MAX}": msgspec.msgpack.encode(entry)}
 

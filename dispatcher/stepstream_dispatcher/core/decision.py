@@ -37,6 +37,8 @@ class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     started_ms: int
     ended_ms: int
     retryable: bool
+    progress: float = 0.0  # as the worker that was lost last said, 0 to 1
+    note: str = ""  # words beside the progress
 
 
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):

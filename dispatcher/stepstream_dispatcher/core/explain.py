@@ -163,7 +163,8 @@ def _no_slot(scene: Scene) -> str:
     able = scene.able
     held, slots = sum(seat.held for seat in able), sum(seat.slots for seat in able)
     if runs_alone(scene.record):
-        words = f"{scene.record.step} has taken down {scene.record.losses} workers and runs alone"
+        taken = scene.record.losses + scene.record.unseen
+        words = f"{scene.record.step} has taken down {taken} workers and runs alone"
         return f"{words}: it waits for a worker that holds nothing"
     words = f"{held} of {slots} slots are taken at {_listed(seat.name for seat in able)}"
     return f"{words}; wait, or start more workers or slots (MAX_CONCURRENT_TASKS)"

@@ -71,6 +71,7 @@ class Released(Fact, frozen=True, kw_only=True):
     owner: str = ""  # only if this dispatcher still answers for it; empty: whoever does
     reported: bool = False  # by the worker itself
     needless: bool = False  # by a worker that stays and could have gone on
+    unseen: bool = False  # it was sent to a worker that never came back, and had not named it yet
 
 
 class Lost(Fact, frozen=True, kw_only=True):
@@ -80,6 +81,8 @@ class Lost(Fact, frozen=True, kw_only=True):
     reason: str
     owner: str  # only if this dispatcher still answers for it
     waited_ms: int  # since the worker was last heard
+    progress: float = 0.0  # as its worker last said, 0 to 1
+    note: str = ""  # words beside the progress
 
 
 class Due(Fact, frozen=True, kw_only=True):

@@ -49,7 +49,7 @@ def decide(record: TaskRecord, fact: f.Fact, at: Circumstances) -> Decision:
 
 def runs_alone(record: TaskRecord) -> bool:
     """Whether the next attempt must have an idle worker for itself."""
-    return record.losses >= LOSSES_BEFORE_ALONE
+    return record.losses + record.unseen >= LOSSES_BEFORE_ALONE
 
 
 def phase_of(record: TaskRecord) -> str:

@@ -143,9 +143,19 @@ def lose(record: TaskRecord, fact: f.Lost, at: Circumstances) -> Decision:
     if (fact.token, fact.owner) != (record.lease, record.owner):
         return Refusal.OBSOLETE
     settled = settlement(record, fact.token, reported=False, tally="failed")
-    settled["data"] = failure_of(record, at, "WORKER_LOST", fact.reason, retryable=True)
+    settled["data"] = failure_of(
+        record,
+        at,
+        "WORKER_LOST",
+        fact.reason,
+        retryable=True,
+        progress=fact.progress,
+        note=fact.note,
+    )
     losses = record.losses + 1
-    settled["fields"] = {"losses": losses, "errors": record.errors + 1, **no_releases(record)}
+    settled["fields"] = {"losses": losses, "errors": record.errors + 1}
+    if record.releases:
+        settled["fields"]["releases"] = 0
     words = {"detail": "WORKER_LOST", "message": fact.reason}
     if record.cancel:
         return end(record, at, "cancelled", settled, **words)
@@ -174,6 +184,8 @@ def release(record: TaskRecord, fact: f.Released, at: Circumstances) -> Decision
     if fact.needless:
         settled["fields"] = {"releases": record.releases + 1}
         delay_ms = release_delay_ms(record.releases + 1)
+    if fact.unseen:
+        settled["fields"] = {"unseen": record.unseen + 1}
     if delay_ms:
         return delay(record, at, EventType.RELEASED, delay_ms, settled, message=fact.reason)
     return queue(record, at, EventType.RELEASED, settled, actor=record.worker, message=fact.reason)

@@ -69,6 +69,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failures: int = 0  # charged failures of the step
     losses: int = 0  # workers lost with the step
     releases: int = 0  # attempts of the step in a row that workers gave back without need
+    unseen: int = 0  # workers that vanished with the step before they had named it
     revisions: int = 0  # times a reviewer sent it back in this run
     errors: int = 0  # entries written to the error history, all steps
     lease: str = ""  # token of the attempt that is leased; empty otherwise

@@ -33,6 +33,9 @@ READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
 ROUNDS_MAX: Final = 4  # rounds of load, match and lease that may overlap
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
+RESTART_S: Final = 5.0  # that a worker which is taken down is missing, as its supervisor waits
+ALONE_SHARE: Final = 0.1  # of the workers' time that dangerous steps may cost a busy lane
+IDLE_S: Final = 1.0  # a worker that has held nothing for this long is wanted by nobody else
 
 
 _NOTHING: Final[tuple[TaskRecord | None, dict[str, bytes]]] = (None, {})
@@ -76,6 +79,7 @@ class Feeder:
         self._seen = seen
         self._waiting_on: frozenset[str] | None = None
         self._turn = 0
+        self._rested_at: dict[str, float] = {}  # lane -> monotonic: who runs alone may come again
         self._stopped = False
         self.paused: frozenset[str] = frozenset()  # lanes that nothing is handed out from
         self.in_hand: set[Entry] = set()  # read, and not yet leased
@@ -308,15 +312,22 @@ class Feeder:
                     obsolete.append(load.entry)
                 continue
             attempt.record = outcome.record
-            if session.left or self._sessions.get(session.id) is None:
+            if reason := self._too_late_for(session):
                 session.attempts.pop(token, None)
-                orphaned.append(_give_back(attempt, token, "the worker left before the hand-out"))
+                orphaned.append(_give_back(attempt, token, reason))
                 continue
             self._post(session, attempt, load, now)
         self._sessions.stir()
         if orphaned:
             await self._committer.apply(orphaned)
         await self._discard(obsolete)
+
+    def _too_late_for(self, session: Session) -> str:
+        """Why what was leased for a worker is not sent to it; empty when it is."""
+        if self._stopped:  # it has been told to go elsewhere: nothing may follow that word
+            return "the dispatcher left before the hand-out"
+        gone = session.left or self._sessions.get(session.id) is None
+        return "the worker left before the hand-out" if gone else ""
 
     def _post(self, session: Session, attempt: Attempt, load: _Load, now: float) -> None:
         record = attempt.record
@@ -372,6 +383,7 @@ class Feeder:
         if session is None:
             await self._put_back([load])
             return
+        reserved_at = asyncio.get_running_loop().time()
         try:
             while session.attempts or session.settling:
                 await self._sessions.stirred()
@@ -381,9 +393,22 @@ class Feeder:
             await self._lease([(load, session)])
             while session.attempts and not session.left:
                 await self._sessions.stirred()
+            if session.broken_at is not None:
+                self._rest(load.entry.queue, reserved_at)
         finally:
             session.reserved = False
             self._sessions.stir()
+
+    def _rest(self, queue: str, since: float) -> None:
+        """A worker was taken down again: let its lane work for a while before the next one is.
+
+        The fewer workers there are, the longer: of their time all that run alone cost a share.
+        """
+        now = asyncio.get_running_loop().time()
+        workers = sum(queue in self._sessions.queues_of(one) for one in self._sessions)
+        cost_s = now - since + RESTART_S
+        rest_s = cost_s * max(0.0, 1 / (ALONE_SHARE * max(1, workers)) - 1)
+        self._rested_at[queue] = now + rest_s
 
     def _lost_for(self, session: Session, queue: str) -> bool:
         """Whether what was reserved for an entry of a lane is not to be had any more."""
@@ -394,19 +419,37 @@ class Feeder:
         """The worker that is reserved; None if none comes in time.
 
         Of the workers of a lane at most half are reserved at once, and at least one may be, so that
-        dangerous steps do not keep the lane from all others.
+        dangerous steps do not keep the lane from all others. While the lane rests from them they
+        are given nothing but a worker that nobody else wants.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SURPLUS_S):
-                while not self._stopped and queue not in self.paused:
-                    able = [one for one in self._sessions if self._can_be_reserved(one, queue)]
-                    reserved = self._reserved(queue)
-                    if able and reserved < max(1, (len(able) + reserved) // 2):
-                        session = min(able, key=lambda one: len(one.attempts))
-                        session.reserved = True
-                        return session
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while not self._stopped and queue not in self.paused:
+            now, rested_at = loop.time(), self._rested_at.get(queue, 0.0)
+            if session := self._to_reserve(queue, now, rests=now < rested_at):
+                session.reserved = True
+                return session
+            since = max(since, rested_at)
+            if now >= since + SURPLUS_S:
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(IDLE_S, since + SURPLUS_S - now)):
                     await self._sessions.stirred()
         return None
+
+    def _to_reserve(self, queue: str, now: float, *, rests: bool) -> Session | None:
+        """The least busy worker of a lane that may be reserved now."""
+        able = [one for one in self._sessions if self._can_be_reserved(one, queue)]
+        reserved = self._reserved(queue)
+        if reserved >= max(1, (len(able) + reserved) // 2):
+            return None
+        if rests:
+            able = [
+                one
+                for one in able
+                if not (one.attempts or one.settling) and now - one.opened_at >= IDLE_S
+            ]
+        return min(able, key=lambda one: len(one.attempts), default=None)
 
     def _reserved(self, queue: str) -> int:
         """How many workers of a lane are reserved."""

@@ -2,8 +2,8 @@
 
 All times are monotonic. A stream that breaks keeps its attempts for a short grace, in which the
 worker instance may come back with them; after it, and after the silence limit, they are settled: an
-attempt that the worker had named was running and is *lost*; one that it never named was not
-received and is *released*, uncharged.
+attempt that the worker had named was running and is *lost*; one that it never named is *released*,
+uncharged, unless it ran alone because that had happened to it before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 
 from stepstream.session import RECONNECT_GRACE_S
 from stepstream_dispatcher.core.facts import DeadlinePassed, Failed, Lost, Released
+from stepstream_dispatcher.core.lifecycle import runs_alone
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.endings import Ending, Endings
 from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
@@ -24,6 +25,8 @@ from stepstream_dispatcher.store.port import Store
 __all__ = ["Leases"]
 
 TICK_S: Final = 0.1  # how late a limit may be noticed
+PAUSE_S: Final = 1.0  # a tick that is later than this: the process stood still
+CATCH_UP_S: Final = 1.0  # after that, until what has come meanwhile is read
 INTENTS_EVERY_S: Final = 2.0  # how often intents are read again (design 5)
 
 _log = structlog.get_logger(__name__)
@@ -54,6 +57,7 @@ class Leases:
         self._endings = Endings(sessions=sessions, committer=committer, reaches=reaches)
         self._dispatcher_id = dispatcher_id
         self._silence_limit_s = silence_limit_s
+        self._blind_until = 0.0  # monotonic: before it no limit of an attempt is held
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -64,17 +68,29 @@ class Leases:
     async def _watch_limits(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            slept_at = loop.time()
             await asyncio.sleep(TICK_S)
             now = loop.time()
+            if (paused_s := now - slept_at - TICK_S) >= PAUSE_S:
+                self._stood_still(paused_s, now)
             for session in self._sessions:
                 if session.broken_at is not None:
                     if now - session.broken_at >= RECONNECT_GRACE_S:
                         await self.give_up(session, "its stream broke and it did not come back")
                 elif now - session.heard_at >= self._silence_limit_s:
                     await self._silent(session)
-                else:
+                elif now >= self._blind_until:
                     await self._expire(session, now)
             await self._endings.retry()
+
+    def _stood_still(self, paused_s: float, now: float) -> None:
+        """This process was frozen: what it did not hear meanwhile is no worker's silence."""
+        _log.warning("this process stood still", paused_s=round(paused_s, 1))
+        self._blind_until = now + CATCH_UP_S
+        for session in self._sessions:
+            session.heard_at += paused_s
+            if session.broken_at is not None:
+                session.broken_at += paused_s
 
     async def _silent(self, session: Session) -> None:
         """Give up a worker that is connected and says nothing."""
@@ -122,12 +138,13 @@ class Leases:
         What has ended and is not recorded goes back uncharged, as soon as recovery meets it.
         """
         self._sessions.remove(session)
+        vanished = not (session.outbox.half_closed or session.outbox.superseded)
         attempts = dict(session.attempts)
         session.attempts.clear()
         waited_s = asyncio.get_running_loop().time() - session.heard_at
         if session.broken_at is not None:
             waited_s = asyncio.get_running_loop().time() - session.broken_at
-        if attempts:
+        if attempts and not session.outbox.half_closed:  # else it has taken them along
             _log.warning(
                 "worker lost",
                 worker=session.hello.worker_name,
@@ -135,7 +152,7 @@ class Leases:
                 reason=reason,
             )
         await self._endings.add(
-            (attempt, self._gone(session, token, attempt, reason, waited_s))
+            (attempt, self._gone(session, token, attempt, reason, waited_s, vanished=vanished))
             for token, attempt in attempts.items()
         )
 
@@ -149,18 +166,36 @@ class Leases:
         self._sessions.stir()
 
     def _gone(
-        self, session: Session, token: str, attempt: Attempt, reason: str, waited_s: float
+        self,
+        session: Session,
+        token: str,
+        attempt: Attempt,
+        reason: str,
+        waited_s: float,
+        *,
+        vanished: bool = False,
     ) -> Ending:
+        """How an attempt ended that its worker holds no more.
+
+        A worker that vanished may have been taken down by what it had not even named. Nobody is
+        charged for that before it has happened to the same step twice, and then only what ran
+        alone, so that it was this step or nothing.
+        """
         worker = session.hello.worker_name
-        if attempt.named:
+        unseen = attempt.batch > 0 and vanished and not attempt.named
+        if attempt.named or (unseen and runs_alone(attempt.record)):
             return Lost(
                 token=token,
                 reason=f"worker {worker}: {reason}",
                 owner=self._dispatcher_id,
                 waited_ms=int(waited_s * 1000),
+                progress=attempt.progress,
+                note=attempt.note,
             )
         reason = f"never received by worker {worker}"
-        return Released(token=token, reason=reason, owner=self._dispatcher_id)
+        if unseen:
+            reason = f"never named by worker {worker}, which is gone"
+        return Released(token=token, reason=reason, owner=self._dispatcher_id, unseen=unseen)
 
     def take_back(self, token: str) -> bool:
         """Let an attempt go on whose worker came back before its loss was recorded.

@@ -195,6 +195,8 @@ class Reception:
             batch=0,
             named=True,
             leased_at=began,
+            progress=record.progress,
+            note=record.note,
         )
         session.attempts[item.lease_token] = attempt
         return attempt

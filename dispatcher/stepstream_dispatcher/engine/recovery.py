@@ -27,7 +27,8 @@ from stepstream_dispatcher.store.port import Entry, Store
 __all__ = ["Recovery"]
 
 EVERY_S: Final = 0.5  # between two sweeps of one's own pending list
-BEAT_EVERY_S: Final = 2.0
+BEAT_EVERY_S: Final = 2.0  # at most
+BEATS_MIN: Final = 5  # within one silence limit, however short
 PAGE: Final = 256
 
 _log = structlog.get_logger(__name__)
@@ -63,6 +64,7 @@ class Recovery:
         self._feeder = feeder
         self._dispatcher_id = dispatcher_id
         self._silence_limit_s = silence_limit_s
+        self._beat_every_s = min(BEAT_EVERY_S, silence_limit_s / BEATS_MIN)
         self._lanes = lanes
         self._orphan_since: dict[str, float] = {}  # lease token -> monotonic, when first seen
         self._quiet_until = 0.0
@@ -84,7 +86,7 @@ class Recovery:
     async def _beat(self) -> None:
         while True:
             await self._store.beat()
-            await asyncio.sleep(BEAT_EVERY_S)
+            await asyncio.sleep(self._beat_every_s)
 
     async def _sweep_own(self) -> None:
         while True:

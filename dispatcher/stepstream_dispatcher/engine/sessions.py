@@ -64,6 +64,8 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
     named: bool = False  # whether any frame of the worker has named it
     cancelled: bool = False  # whether the worker was told to stop it
     leased_at: float = 0.0  # monotonic
+    progress: float = 0.0  # as its worker last said, 0 to 1
+    note: str = ""  # words beside the progress
 
 
 class Handout(msgspec.Struct, frozen=True, kw_only=True):

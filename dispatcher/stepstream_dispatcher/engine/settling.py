@@ -190,12 +190,12 @@ class Settling:
 
     async def progress(self, session: Session, held: Sequence[Held]) -> None:
         """Record how far attempts are. Best effort: the next heartbeat says more."""
-        proposals = [
-            _progress_of(attempt, one, one.progress)
-            for one in held
-            if one.progress is not None
-            and (attempt := session.attempts.get(one.lease_token)) is not None
-        ]
+        proposals = []
+        for one in held:
+            attempt = session.attempts.get(one.lease_token)
+            if attempt is not None and one.progress is not None:
+                attempt.progress, attempt.note = one.progress, one.note
+                proposals.append(_progress_of(attempt, one, one.progress))
         if proposals:
             try:
                 await self._committer.apply(proposals)

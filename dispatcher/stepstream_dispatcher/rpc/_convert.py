@@ -225,6 +225,8 @@ def _attempt_error(failure: AttemptFailure) -> pb.AttemptError:
         start_time=_timestamp(failure.started_ms),
         end_time=_timestamp(failure.ended_ms),
         retryable=failure.retryable,
+        progress=failure.progress,
+        note=failure.note,
     )
 
 

@@ -192,6 +192,9 @@ def frames_of(session: Session) -> Iterator[api.WorkResponse]:
         first.batch.assignments.extend(_assignments(chunk, session.batches))
         yield first
         first = api.WorkResponse()
+    if outbox.drain:  # last: no batch may follow it
+        first.drain.reason, outbox.drain = outbox.drain, ""
+        first.drain.leave, outbox.leave = outbox.leave, False
     if first.ListFields():
         yield first
 
@@ -224,9 +227,6 @@ def _first_frame(outbox: Outbox) -> api.WorkResponse:
             )
             for one in cancels
         )
-    if outbox.drain:
-        frame.drain.reason, outbox.drain = outbox.drain, ""
-        frame.drain.leave, outbox.leave = outbox.leave, False
     return frame
 
 

@@ -41,9 +41,10 @@ _OPTIONS: Final = (
     # A dead peer is noticed within 30 s even when no heartbeat is expected of it, as of a watcher.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # a minute otherwise, whatever the line above says
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Clients ping every 20 s; the default of 300 s would end their connections.
+    # Clients ping every 10 s; the default of 300 s would end their connections.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.enable_channelz", 1),
 )

@@ -272,6 +272,8 @@ class AttemptError(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Attempt number within the step, from 1; it only grows."""
     worker: _builtins.str
@@ -284,6 +286,10 @@ class AttemptError(_message.Message):
     """What went wrong, cut at 4 KiB."""
     retryable: _builtins.bool
     """Whether the worker allowed another attempt."""
+    progress: _builtins.float
+    """With WORKER_LOST, how far the attempt was when its worker was last heard, 0 to 1."""
+    note: _builtins.str
+    """With WORKER_LOST, the words beside that progress; empty when there were none."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the attempt was handed out, by the clock of Redis; where the deadline of the task itself
@@ -305,10 +311,12 @@ class AttemptError(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         retryable: _builtins.bool = ...,
+        progress: _builtins.float = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "code", b"code", "end_time", b"end_time", "message", b"message", "retryable", b"retryable", "start_time", b"start_time", "step", b"step", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "code", b"code", "end_time", b"end_time", "message", b"message", "note", b"note", "progress", b"progress", "retryable", b"retryable", "start_time", b"start_time", "step", b"step", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,7 @@ FLUSH_LIMIT_S = 2.0
 _CONNECT_LIMIT_S = 5.0  # a host that swallows packets must not keep us from the next address
 _SETTLE_S = 0.02  # by then grpc has delivered what became of the calls that were cut
 _STEADY_S = 1.0  # a session shorter than this does not reset the back-off
+_PATIENCE = 2 / 3  # of the silence limit: then the worker looks for another dispatcher
 
 _OPTIONS = (
     *(option for option in CHANNEL_OPTIONS if not option[0].endswith("_message_length")),
@@ -263,16 +264,27 @@ class Link:
         self._heard_mono = monotonic()
 
     def _watch_silence(self) -> None:
-        """Cuts off what runs when nobody has spoken for the silence limit, once per silence."""
+        """Moves while the leases still hold; cuts off what runs at their end, once per silence."""
         if self._silence_timer is not None:
             self._silence_timer.cancel()
-        left_s = self._heard_mono + self._silence_limit_s - monotonic()
-        if left_s <= 0:
+        silent_s, limit_s = monotonic() - self._heard_mono, self._silence_limit_s
+        if silent_s < limit_s * _PATIENCE:
+            left_s = limit_s * _PATIENCE - silent_s
+        elif silent_s < limit_s:
+            self._look_elsewhere(silent_s)
+            left_s = limit_s - silent_s
+        else:
             if self._current is not None:
-                self._current.abort(f"no word from the dispatcher for {self._silence_limit_s} s")
+                self._current.abort(f"no word from the dispatcher for {limit_s} s")
             self._desk.cut_off()
-            left_s = self._silence_limit_s
+            left_s = limit_s
         self._silence_timer = self._later(left_s, self._watch_silence)
+
+    def _look_elsewhere(self, silent_s: float) -> None:
+        """Dials the next address beside the stream that is silent, which stays until that works."""
+        if self._current is not None and not self._current.turned.is_set():
+            _log.warning("no word from the dispatcher", silent_s=round(silent_s, 1))
+            self._current.turned.set()
 
     def _later(self, delay_s: float, do: Callable[[], None]) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(delay_s, do)

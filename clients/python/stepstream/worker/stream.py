@@ -34,6 +34,7 @@ from stepstream.worker.desk import Desk
 __all__ = ["Call", "End", "Stream"]
 
 _CLOSE_LIMIT_S = 2.0  # how long a dispatcher may take to end a stream that was half-closed
+_NAMING_S = 1.0  # between two heartbeats that name new attempts
 _DRAIN_REASON = "the worker is leaving"
 
 Call = aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]
@@ -253,6 +254,7 @@ class Stream:
     def _take(self, batch: pb.Batch) -> None:
         self._batch_received = max(self._batch_received, batch.number)
         self._desk.batch(batch.assignments)
+        self._beat_at(self._beat_mono + _NAMING_S)
 
     def _finish(self, end: End) -> None:
         if self.end is None:

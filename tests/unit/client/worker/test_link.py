@@ -294,19 +294,60 @@ async def test_silence_gives_back_what_can_be_stopped_and_dials_again(
         first.batch(assignment(1, "held"), assignment(2, "stuck"), assignment(3))
         await first.settled(1)
         await gates.started.wait()
-        fake.acknowledges = False
-        second = await fake.session(2)
-        fake.acknowledges = True
+        fake.acknowledges = fake.answers_register = False  # nor does anybody else answer
+        await fake.until(lambda _: first.closed.is_set() and gates.cancelled)
+        fake.acknowledges = fake.answers_register = True
         fake.receipt_status = pb.RECEIPT_STATUS_ACCEPTED
-        results = {one.assignment_id: one for one in await second.settled(2)}
+        last = await fake.until(lambda one: one.sessions[-1].settlements and one.sessions[-1])
+        results = {one.assignment_id: one for one in await last.settled(2)}
 
-        brought = {item.assignment_id for item in second.register.inventory}
+        brought = {item.assignment_id for item in last.register.inventory}
         assert brought == {HELD, "task-2/stuck/1", "task-3/echo/1"}
         assert results[HELD].released.reason == "no word from the dispatcher"
         assert results["task-3/echo/1"].HasField("completed")
-        assert gates.cancelled
         gates.thread_opened.set()
-        await second.settled(3)
+        await last.settled(3)
+
+
+async def test_a_silent_dispatcher_is_left_before_what_runs_is_cut_off(
+    fake: FakeDispatcher, serving: Serving, gates: Gates
+) -> None:
+    async with fake_dispatcher() as frozen:
+        frozen.heartbeat_interval_s, frozen.silence_limit_s = 0.05, 0.9
+        async with serving(gates.held, address=[frozen.address, fake.address]):
+            first = await frozen.session()
+            first.batch(assignment(1, "held"))
+            await gates.started.wait()
+            frozen.acknowledges = False
+            second = await fake.session()
+            gates.opened.set()
+            [settlement] = await second.settled(1)
+
+            assert [item.assignment_id for item in second.register.inventory] == [HELD]
+            assert settlement.completed.output.text == "held"
+            assert (gates.runs, gates.cancelled) == (1, False)
+
+
+async def test_a_silent_dispatcher_is_kept_while_no_other_answers(
+    fake: FakeDispatcher, serving: Serving, gates: Gates
+) -> None:
+    fake.heartbeat_interval_s, fake.silence_limit_s = 0.05, 0.9
+    async with serving(gates.held, address=[fake.address, "127.0.0.1:1"]):
+        first = await fake.session()
+        first.batch(assignment(1, "held"))
+        await gates.started.wait()
+        fake.acknowledges = fake.answers_register = False
+        await fake.session(2)  # it has begun to look
+        fake.acknowledges = True
+        seen = len(first.heartbeats)
+        await first.until(lambda one: len(one.heartbeats) >= seen + 2)
+        gates.opened.set()
+        fake.answers_register = True
+        await fake.until(lambda one: any(session.settlements for session in one.sessions))
+
+        results = [one for session in fake.sessions for one in session.settlements]
+        assert [one.completed.output.text for one in results] == ["held"]
+        assert not gates.cancelled
 
 
 async def test_addresses_are_tried_in_turn(fake: FakeDispatcher, serving: Serving) -> None:

@@ -142,6 +142,42 @@ def test_lost_step_waits_from_the_loss_itself(losses: int, waited_ms: int, delay
     assert set(transition.data) == {"error.0"}
 
 
+def test_loss_is_kept_with_where_the_attempt_was():
+    transition = decided(leased(), lost(progress=0.4, note="page 2"))
+
+    (packed,) = transition.data.values()
+    kept = msgspec.msgpack.decode(packed, type=AttemptFailure)
+    assert (kept.code, kept.worker, kept.progress, kept.note) == (
+        "WORKER_LOST",
+        "worker-1",
+        0.4,
+        "page 2",
+    )
+
+
+def test_workers_that_vanish_with_what_they_had_not_named_are_counted_and_not_charged():
+    gone = f.Released(token=TOKEN, reason="gone", unseen=True)
+
+    transition = decided(leased(unseen=1), gone)
+
+    assert transition.fields["unseen"] == 2
+    assert transition.fields["stage"] == Stage.QUEUED
+    assert transition.data == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "alone"),
+    [({"unseen": 1}, False), ({"unseen": 2}, True), ({"unseen": 1, "losses": 1}, True)],
+)
+def test_step_that_two_workers_vanished_with_runs_alone(counts: dict[str, int], *, alone: bool):
+    assert runs_alone(leased(**counts)) is alone
+
+
+def test_only_a_loss_leaves_the_count_of_vanished_workers():
+    assert "unseen" not in decided(leased(unseen=2), lost()).fields
+    assert decided(leased(unseen=2), failed()).fields["unseen"] == 0
+
+
 def test_loss_that_was_waited_out_is_queued_at_once():
     transition = decided(leased(), lost(waited_ms=1_500))
 

@@ -259,6 +259,32 @@ async def test_worker_that_leaves_before_the_hand_out_costs_the_task_nothing(
 
 
 @feeding
+async def test_nothing_is_handed_out_after_the_word_that_the_dispatcher_leaves(
+    dispatcher: Dispatcher,
+):
+    """A batch behind the drain breaks the protocol, and so the stream of what still runs."""
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)
+    task_id = await dispatcher.submit()
+    dispatcher.store.slow.clear()
+    await pass_time(0.01)  # read and matched, its lease is being committed
+    async with asyncio.TaskGroup() as group:
+        group.create_task(dispatcher.engine.drain(grace_s=5))
+        await pass_time(0.01)
+        session.outbox.drain = ""  # it is written
+        dispatcher.store.slow.set()
+
+    record = await dispatcher.record(task_id)
+    event = (await dispatcher.history(task_id))[-1]
+    assert session.outbox.handouts == []
+    assert (record.stage, record.failures, record.losses) == (Stage.QUEUED, 0, 0)
+    assert (event.type, event.message) == (
+        EventType.RELEASED,
+        "the dispatcher left before the hand-out",
+    )
+
+
+@feeding
 async def test_stopped_feeder_puts_back_what_it_has_in_hand(dispatcher: Dispatcher):
     session = await dispatcher.connect(slots=1)
     await pass_time(0.5)
@@ -422,3 +448,46 @@ async def test_dangerous_steps_take_turns_at_the_only_worker(dispatcher: Dispatc
         done.append(handout.attempt.task_id)
 
     assert sorted(done) == sorted(tasks)
+
+
+@feeding
+async def test_a_busy_lane_rests_from_dangerous_steps_when_one_has_taken_down_its_worker(
+    dispatcher: Dispatcher,
+):
+    sessions = [await dispatcher.connect(f"worker-{number}", slots=2) for number in range(2)]
+    await dangerous(dispatcher)
+    await pass_time(0.1)
+    (victim,) = [session for session in sessions if session.attempts]
+    for number in range(3):  # the lane is busy
+        await dispatcher.submit(b"innocent %d" % number)
+    await pass_time(0.1)
+    dispatcher.engine.leases.broke(victim)
+    await pass_time(0.1)
+    dispatcher.engine.sessions.remove(victim)  # as its watchdog does
+    await dangerous(dispatcher, b"another")
+
+    fresh = await dispatcher.connect("worker-2", slots=2)  # it is started again
+    await pass_time(0.5)
+    held = [one.record.losses for one in fresh.attempts.values()]
+    assert held == [0], "the dangerous one was quicker than the innocent"
+    await pass_time(5.0)
+    assert not fresh.reserved
+    await pass_time(20.0)
+
+    assert fresh.reserved
+
+
+@feeding
+async def test_a_lane_that_is_idle_does_not_rest(dispatcher: Dispatcher):
+    victim = await dispatcher.connect("worker-1", slots=1)
+    await dangerous(dispatcher)
+    await pass_time(0.1)
+    dispatcher.engine.leases.broke(victim)
+    await pass_time(0.1)
+    dispatcher.engine.sessions.remove(victim)
+    fresh = await dispatcher.connect("worker-2", slots=1)
+    await dangerous(dispatcher, b"another")
+
+    await pass_time(1.5)
+
+    assert [one.record.losses for one in fresh.attempts.values()] == [2]

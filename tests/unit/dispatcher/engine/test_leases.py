@@ -8,7 +8,7 @@ from stepstream_dispatcher.core.facts import Completed
 from stepstream_dispatcher.core.record import EventType, Stage, TaskRecord
 from stepstream_dispatcher.engine.sessions import Handout, Session
 from tests.support.engine import Dispatcher, settlement, with_dispatcher
-from tests.support.virtual_time import pass_time
+from tests.support.virtual_time import pass_time, stand_still
 
 watched = with_dispatcher("committer", "feeder", "settling", "leases")
 
@@ -57,7 +57,38 @@ async def test_attempt_that_was_never_named_is_released_uncharged(dispatcher: Di
 
     record = await now(dispatcher, handout)
     assert (record.stage, record.losses, record.errors) == (Stage.QUEUED, 0, 0)
-    assert "never received" in (await dispatcher.history(handout.attempt.task_id))[-1].message
+    event = (await dispatcher.history(handout.attempt.task_id))[-1]
+    assert event.message == "never named by worker worker-1, which is gone"
+
+
+@with_dispatcher("committer", "feeder", "settling", "leases", "timers")
+async def test_step_that_takes_down_its_worker_unnamed_is_charged_once_it_runs_alone(
+    dispatcher: Dispatcher,
+):
+    """It dies before any heartbeat can name it, and would go round for ever."""
+    await dispatcher.submit()
+    records = []
+    for number in range(7):
+        session = await dispatcher.connect(f"worker-{number}", slots=1)
+        (handout,) = await dispatcher.handed_out(session)
+        dispatcher.engine.leases.broke(session)
+        await pass_time(6.0)
+        records.append(await now(dispatcher, handout))
+
+    assert [record.losses for record in records] == [0, 0, 1, 2, 3, 4, 5]
+    assert [record.state for record in records] == ["translating"] * 6 + ["failed"]
+
+
+@watched
+async def test_what_a_moved_worker_had_not_named_is_no_sign_of_poison(dispatcher: Dispatcher):
+    session, handout = await running(dispatcher)
+    session.outbox.half_closed = True
+
+    dispatcher.engine.leases.broke(session)
+    await pass_time(1.7)
+
+    record = await now(dispatcher, handout)
+    assert (record.stage, record.unseen, record.losses) == (Stage.QUEUED, 0, 0)
 
 
 @watched
@@ -67,6 +98,54 @@ async def test_stream_that_breaks_with_nothing_held_is_forgotten_at_once(dispatc
     dispatcher.engine.leases.broke(session)
 
     assert len(dispatcher.engine.sessions) == 0
+
+
+@watched
+async def test_a_frozen_dispatcher_takes_its_own_pause_for_no_workers_silence(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+    await pass_time(5.0)
+
+    stand_still(60.0)
+    await pass_time(9.8)
+    assert not session.outbox.closing
+    await pass_time(0.4)
+
+    assert session.outbox.closing, "the worker is silent all the same"
+    assert (await now(dispatcher, handout)).losses == 1
+
+
+@watched
+async def test_a_frozen_dispatcher_waits_for_workers_whose_streams_broke_before(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+    dispatcher.engine.leases.broke(session)
+    await pass_time(0.5)
+
+    stand_still(60.0)
+    await pass_time(0.8)
+    assert (await now(dispatcher, handout)).losses == 0
+    await pass_time(0.4)
+
+    assert (await now(dispatcher, handout)).losses == 1
+
+
+@watched
+async def test_a_result_that_came_in_time_counts_after_a_pause_beyond_the_limit(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher, timeout_ms=8_000)
+    await heartbeat(dispatcher, session, handout.attempt.record.lease, received=1)
+
+    stand_still(10.0)
+    await pass_time(0.5)  # what has come meanwhile is being read
+    fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"in time")
+
+    assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
 
 
 @watched

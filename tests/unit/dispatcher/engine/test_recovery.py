@@ -11,7 +11,7 @@ from tests.support.virtual_time import in_virtual_time, pass_time
 PARTS = ("committer", "feeder", "settling")
 
 
-def recovery_of(dispatcher: Dispatcher) -> Recovery:
+def recovery_of(dispatcher: Dispatcher, *, silence_limit_s: float = 15.0) -> Recovery:
     engine = dispatcher.engine
     return Recovery(
         store=dispatcher.store,
@@ -19,7 +19,7 @@ def recovery_of(dispatcher: Dispatcher) -> Recovery:
         committer=engine.committer,
         feeder=engine.feeder,
         dispatcher_id=engine.options.dispatcher_id,
-        silence_limit_s=15.0,
+        silence_limit_s=silence_limit_s,
         lanes=lambda: ["checks", "default"],
     )
 
@@ -223,3 +223,18 @@ async def test_adopted_attempt_is_found_again_by_an_adopter_that_restarted():
             record = await again.record(handout.attempt.task_id)
             assert (record.stage, record.losses) == (Stage.QUEUED, 0)
             assert again.engine.sessions.adopted == {}
+
+
+@pytest.mark.parametrize("limit_s", [0.5, 2.0, 15.0])
+@with_dispatcher(*PARTS)
+async def test_a_living_dispatcher_is_never_near_its_silence_limit(
+    dispatcher: Dispatcher, *, limit_s: float
+):
+    dispatcher.run(recovery_of(dispatcher, silence_limit_s=limit_s).run)
+    await pass_time(0.01)
+    silences = []
+    for _ in range(100):
+        await pass_time(limit_s / 30)
+        silences.append((await dispatcher.store.dispatchers())["dispatcher-1"])
+
+    assert max(silences) <= limit_s * 1000 / 4
