@@ -25,6 +25,7 @@ __all__ = ["Nemesis"]
 
 SLOW_S = 0.15  # of each chunk on a slow link
 SLOW_BYTES_A_SECOND = 100_000
+STARTS_MAX = 20  # of one process that does not stay
 DRAIN_LIMIT_S = 40.0  # that a process may take to leave; its grace is 30 s
 
 Act = Callable[["Nemesis", Planned], Awaitable[str]]
@@ -43,6 +44,7 @@ class Nemesis:
         self.world, self._recorder, self._say = world, recorder, say
         self._busy: dict[str, asyncio.Lock] = {}
         self.begun = self.ended = 0
+        self.crashes: list[str] = []  # processes that ended by themselves
 
     async def run(self, planned: Sequence[Planned]) -> None:
         """Carry out all faults at their times; returns when everything is mended."""
@@ -113,10 +115,16 @@ class Nemesis:
         """SIGTERM, and another start after it has left."""
         child = self.world.process(planned.target)
         child.tell(signal.SIGTERM)
-        code = await child.ended(timeout_s=DRAIN_LIMIT_S)
+        try:
+            code = await child.ended(timeout_s=DRAIN_LIMIT_S)
+        except AssertionError:
+            self.crashes.append(f"{planned.target} does not leave in {DRAIN_LIMIT_S:g} s")
+            self._say(f"{self.crashes[-1]}:\n{child.tail()}")
+            await child.kill()
+            code = 1
         await lasts(planned.lasts_s)
         await self._start(planned.target)
-        return "left with 0" if code == 0 else ""
+        return f"left with {code}"
 
     async def freeze(self, planned: Planned) -> str:
         """SIGSTOP, and SIGCONT after a while."""
@@ -135,11 +143,17 @@ class Nemesis:
         start = (
             self.world.start_worker if name in self.world.workers else self.world.start_dispatcher
         )
-        try:
-            await start(name)
-        except AssertionError:  # not ready in time, beside other faults: it goes on trying
-            if self.world.process(name).exit_code is not None:
-                raise
+        for _ in range(STARTS_MAX):
+            try:
+                return await start(name)
+            except AssertionError:
+                child = self.world.process(name)
+                if child.exit_code is None:
+                    return None  # not ready in time, beside other faults: it goes on trying
+                self.crashes.append(f"{name} ended with {child.exit_code} while it started")
+                self._say(f"{self.crashes[-1]}:\n{child.tail()}")
+                await lasts(1.0)  # as a supervisor would
+        raise RuntimeError(f"{name} does not start")
 
     # --- links -----------------------------------------------------------------------------------
 

@@ -69,13 +69,13 @@ def _kind(name: str, lane: str, times: int, seconds: tuple[float, float], target
 
 # A freeze has to outlast the silence limit of 15 s; a link that is cut is cut once.
 KINDS: Sequence[Kind] = (
-    _kind("kill-worker", "worker", 6, (0.5, 3.0), "worker"),
+    _kind("kill-worker", "worker", 7, (0.5, 3.0), "worker"),
     _kind("drain-worker", "worker", 1, (0.5, 2.0), "worker"),
     _kind("pause-worker", "worker", 1, (2.0, 4.0), "worker"),
     _kind("freeze-worker", "freeze-a", 3, (16.5, 20.0), "worker"),
     _kind("freeze-worker", "freeze-b", 3, (16.5, 20.0), "worker"),
     _kind("half-cut-worker", "worker-link", 1, (17.0, 20.0), "worker-link"),
-    _kind("cut-worker", "worker-link", 3, (0.0, 0.0), "worker-link"),
+    _kind("cut-worker", "worker-link", 4, (0.0, 0.0), "worker-link"),
     _kind("slow-worker", "worker-link", 1, (4.0, 8.0), "worker-link"),
     _kind("kill-dispatcher", "dispatcher", 2, (1.0, 4.0), "dispatcher"),
     _kind("freeze-dispatcher", "dispatcher", 1, (16.5, 20.0), "dispatcher"),
@@ -91,7 +91,7 @@ KINDS: Sequence[Kind] = (
     _kind("cut-redis", "redis-link", 2, (0.0, 0.0), "redis-link"),
     _kind("half-cut-redis", "redis-link", 1, (4.0, 8.0), "redis-link"),
     _kind("slow-redis", "redis-link", 1, (3.0, 6.0), "redis-link"),
-    _kind("cut-client", "client-link", 2, (0.0, 0.0), "client-link"),
+    _kind("cut-client", "client-link", 3, (0.0, 0.0), "client-link"),
     _kind("half-cut-client", "client-link", 1, (4.0, 8.0), "client-link"),
     _kind("slow-client", "client-link", 1, (3.0, 6.0), "client-link"),
 )

@@ -43,6 +43,7 @@ class Result(msgspec.Struct, kw_only=True):
     breaches: dict[str, list[str]]
     idle: list[str]  # faults without effect
     audit: list[str]
+    crashes: list[str]  # processes that ended by themselves
     versions: dict[str, str]
     settings: dict[str, str]
     command: str
@@ -53,6 +54,7 @@ class Result(msgspec.Struct, kw_only=True):
         found = [f"{name}: {len(tasks)}" for name, tasks in self.breaches.items()]
         found += [f"no effect: {words}" for words in self.idle]
         found += [f"audit: {words}" for words in self.audit[:SHOWN]]
+        found += [f"crash: {words}" for words in self.crashes]
         if self.duplicate_work > DUPLICATE_WORK_MAX:
             found.append(f"{self.duplicate_work:.3f} attempts a step")
         for name, one in self.takeovers.items():

@@ -62,7 +62,7 @@ async def run(setup: Setup) -> Result:
     world = World(setup.folder, links, setup.size, slots=setup.slots)
     async with running_world(world):
         say(f"{setup.size.workers} workers at {setup.size.dispatchers} dispatchers are ready")
-        await _hurt(setup, world, recorder, faults, say)
+        crashes = await _hurt(setup, world, recorder, faults, say)
         await _rest(world, setup.rest_s, say)
         recorder.close()
         history = await _history(setup, world)
@@ -82,6 +82,7 @@ async def run(setup: Setup) -> Result:
         idle=idle(history, verdict),
         about={
             "seed": setup.seed,
+            "crashes": crashes,
             "seconds": round(time.monotonic() - began, 1),
             "started": started,
             "versions": versions(info),
@@ -103,7 +104,7 @@ def _settings(setup: Setup) -> dict[str, str]:
 
 async def _hurt(
     setup: Setup, world: World, recorder: Recorder, faults: list[Planned], say: Any
-) -> None:
+) -> list[str]:
     callers = Callers(world, recorder, setup.seed)
     nemesis = Nemesis(world, recorder, say)
     over = asyncio.Event()
@@ -127,7 +128,10 @@ async def _hurt(
         await asyncio.wait(parts)
         over.set()
         telling.cancel()
+    for part in parts:
+        part.result()
     say(f"modes {callers.modes}, errors {callers.errors}")
+    return nemesis.crashes + world.crashed()
 
 
 async def _rest(world: World, limit_s: float, say: Any) -> None:

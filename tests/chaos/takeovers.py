@@ -20,7 +20,7 @@ __all__ = ["LIMITS_S", "Figures", "Takeover", "figures", "takeovers"]
 
 LIMITS_S = {"stream": 2.0, "frozen": 17.0, "dispatcher": 17.0}  # docs/guarantees.md, 4
 
-HELD = {EventType.LEASED, EventType.ADOPTED, EventType.CANCEL_REQUESTED}
+LOGGED_S = 0.5  # after an adoption, by when the session that brought it is in the log
 GIVEN_BACK = {EventType.LOST, EventType.RELEASED}
 
 
@@ -68,7 +68,7 @@ class _Attempt(msgspec.Struct, kw_only=True):
     task: str
     step: str
     worker: str
-    leased_at: float
+    since: float  # leased, or adopted
     queued_at: float
     again: bool
 
@@ -99,9 +99,9 @@ def _given_back(task: str, events: Sequence[Event]) -> Iterator[_Attempt]:
             yield _attempt(task, lost, at, again=losses.get(lost.step, 0) > 1)
         lost = held if event.type is EventType.LOST and event.delay_ms else None
         losses[event.step] = losses.get(event.step, 0) + (event.type is EventType.LOST)
-        if event.type is EventType.LEASED:
+        if event.type in {EventType.LEASED, EventType.ADOPTED}:  # adopted: out at another place
             held = event
-        elif event.type not in HELD:
+        elif event.type is not EventType.CANCEL_REQUESTED:
             held = None
 
 
@@ -110,7 +110,7 @@ def _attempt(task: str, held: Event, queued_at: float, *, again: bool) -> _Attem
         task=task,
         step=held.step,
         worker=held.actor,
-        leased_at=held.at_ms / 1000,
+        since=held.at_ms / 1000,
         queued_at=queued_at,
         again=again,
     )
@@ -145,7 +145,8 @@ def _explained(
         fault
         for fault in sorted(faults, key=lambda one: one.began)
         if fault.began <= attempt.queued_at
-        and places.path(attempt.worker, max(fault.began, attempt.leased_at)) & set(fault.paths)
+        and places.path(attempt.worker, max(fault.began, attempt.since + LOGGED_S))
+        & set(fault.paths)
     ]
     causes = [f for f in on_path if f.of and _could_take(f, attempt)]
     if not causes:
@@ -174,4 +175,4 @@ def _could_take(fault: Fault, attempt: _Attempt) -> bool:
 
     A hand-out to a frozen worker is lost as well; one to the dead, before that is known, too.
     """
-    return fault.began <= attempt.queued_at and attempt.leased_at <= fault.ended
+    return fault.began <= attempt.queued_at and attempt.since <= fault.ended

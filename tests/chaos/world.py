@@ -98,6 +98,12 @@ class World:
         async with self.cluster.redis() as connection:
             yield connection
 
+    def crashed(self) -> list[str]:
+        """Processes that should run and do not."""
+        names = ["redis", *self.dispatchers, *self.workers]
+        ended = {name: self.process(name).exit_code for name in names}
+        return [f"{name} ended with {code}" for name, code in ended.items() if code is not None]
+
     def sessions(self) -> list[Session]:
         """Every registration of a worker that a dispatcher has logged, in order."""
         found = [
