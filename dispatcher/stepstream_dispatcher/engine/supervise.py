@@ -21,6 +21,7 @@ __all__ = ["Clock", "LoopHealth", "supervise"]
 
 _BACKOFF_MIN_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
+_OUTAGE_MAX_S: Final = 0.5  # as often as Redis is asked whether it is back: work waits for it
 
 log = structlog.get_logger()
 
@@ -93,7 +94,8 @@ async def supervise(
             if clock.time() - began > _BACKOFF_MAX_S:
                 _recovered(name, state)
             _failed(name, state, error)
-            await clock.sleep(_backoff_s(state.in_a_row, rand()))
+            most_s = _OUTAGE_MAX_S if state.outage else _BACKOFF_MAX_S
+            await clock.sleep(_backoff_s(state.in_a_row, rand(), most_s))
         else:
             _recovered(name, state)
             await clock.sleep(0)
@@ -126,6 +128,6 @@ def _is_outage(error: BaseException) -> bool:
     return isinstance(error, StoreUnavailable)
 
 
-def _backoff_s(failures: int, rand: float) -> float:
-    whole: float = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(failures, 16))
+def _backoff_s(failures: int, rand: float, most_s: float) -> float:
+    whole: float = min(most_s, _BACKOFF_MIN_S * 2 ** min(failures, 16))
     return max(_BACKOFF_MIN_S, whole * (1 + rand) / 2)

@@ -94,6 +94,21 @@ async def test_failures_are_counted_with_the_last_error():
     assert health.last_error == "KeyError: 'b'"
 
 
+async def test_outage_is_tried_again_within_half_a_second():
+    """What waits for the store is due at once when it is back."""
+    clock, _, _ = await supervised([StoreUnavailable("no answer")] * 5)
+
+    assert clock.slept == [0.2, 0.4, 0.5, 0.5, 0.5]
+
+
+async def test_failures_after_an_outage_back_off_as_always():
+    passes = [StoreUnavailable("no answer")] * 4 + [ValueError()]
+
+    clock, _, _ = await supervised(passes)
+
+    assert clock.slept[-1] == 3.2
+
+
 async def test_outage_is_logged_once_and_again_after_recovery():
     down = StoreUnavailable("no answer")
 
