@@ -21,7 +21,7 @@ STEP_ENDED = {EventType.COMPLETED, EventType.WAITING, EventType.DONE}
 NEW_LIFE = {EventType.REVIEWED, EventType.REDRIVEN}  # steps may be recorded again after it
 HANDED_OUT = {EventType.LEASED, EventType.ADOPTED}
 TERMINAL_EVENTS = {EventType.DONE, EventType.FAILED, EventType.CANCELLED}
-DECISIONS = {"approved", "edited", "rejected"}  # details of an event that a person caused
+DECISIONS = {"approved", "edited"}  # details of an event that a person caused
 KILLS_REDIS = "kill-redis"
 
 
@@ -185,7 +185,7 @@ def _taken_away(history: History) -> dict[tuple[str, str, int], float]:
         (task, event.step, event.attempt): event.at_ms / 1000
         for task, truth in history.truth.items()
         for event in truth.events
-        if event.type is EventType.LOST
+        if event.type in {EventType.LOST, EventType.RELEASED}
     }
 
 

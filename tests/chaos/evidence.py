@@ -31,7 +31,13 @@ CLASSES = {
 
 def section(results: Sequence[Result]) -> str:
     """The generated part: totals, faults, takeovers, runs."""
-    parts = (_totals(results), _bound(results), _faults(results), _takeovers(results), _runs(results))
+    parts = (
+        _totals(results),
+        _bound(results),
+        _faults(results),
+        _takeovers(results),
+        _runs(results),
+    )
     return "\n".join(line for part in parts for line in part)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -150,13 +150,13 @@ class Recorder:
 def read_lines(path: Path) -> History:
     """What a recorder wrote, sorted by kind."""
     history = History()
-    places: dict[type, list[Line]] = {  # type: ignore[type-arg]
+    places: dict[type, list[Any]] = {
         Submit: history.submits,
         Watched: history.watched,
         Sighting: history.sightings,
         Fault: history.faults,
         Session: history.sessions,
-    }  # type: ignore[assignment]
+    }
     decoder = msgspec.json.Decoder(Line)
     for line in path.read_bytes().splitlines():
         one = decoder.decode(line)
@@ -172,7 +172,7 @@ def read_runs(path: Path) -> list[Run]:
 
 
 def runs_of(lines: Iterable[dict[str, object]]) -> list[Run]:
-    """Join starts with their ends; one process may run the same attempt twice (docs/fallback.md)."""
+    """Join starts with their ends; a process may run one attempt twice (docs/fallback.md)."""
     runs: list[Run] = []
     open_runs: dict[tuple[object, ...], list[Run]] = {}
     for line in lines:

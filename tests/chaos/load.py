@@ -56,7 +56,7 @@ def orders(seed: int, pace: Pace) -> Iterator[Order]:
     for number in range(pace.tasks):
         kind = luck.random()
         sleeps = [round(luck.uniform(0.0, pace.step_s), 3) for _ in range(3)]
-        plans = {
+        plans: dict[str, list[dict[str, object]]] = {
             step: [{"sleep": sleep}]
             for step, sleep in zip(("first", "second", "third"), sleeps, strict=True)
         }
@@ -109,9 +109,10 @@ class Callers:
         self._clients = [world.client(one) for one in first]
         self._impatient = [world.client(one, retry_s=0.0) for one in first]
         self._room = asyncio.Semaphore(UNDER_WAY_MAX)
-        self.answers = {outcome: 0 for outcome in Outcome}
+        self.answers = dict.fromkeys(Outcome, 0)
         self.modes: dict[str, int] = {}
         self.errors: dict[str, int] = {}
+        self._missing: dict[str, int] = {}  # how often a task was not there
         self.waiting = 0  # watchers and reviewers that are not done
 
     async def run(self, given: Iterator[Order]) -> None:
@@ -212,14 +213,14 @@ class Callers:
         self._missing[task] = self._missing.get(task, 0) + 1
         return self._missing[task] >= 30
 
-    _missing: dict[str, int] = {}
-
     async def _watch(self, client: AsyncClient, task: str) -> None:
         sequences: list[int] = []
         gaps, last, error_word = 0, "", ""
         while True:
             try:
-                async with aclosing(client.watch(task, after=sequences[-1] if sequences else 0)) as items:
+                async with aclosing(
+                    client.watch(task, after=sequences[-1] if sequences else 0)
+                ) as items:
                     async for item in items:
                         if isinstance(item, TaskEvent):
                             sequences.append(item.sequence)
@@ -248,9 +249,7 @@ class Callers:
             return  # a dispatcher that cannot say so now; the final truth will
         if found.finished:
             outputs = digests(dict(found.outputs))
-            self._recorder.add(
-                Sighting(task=task, at=now(), state=found.state, outputs=outputs)
-            )
+            self._recorder.add(Sighting(task=task, at=now(), state=found.state, outputs=outputs))
 
 
 def _outcome(answer: Submitted | Exception, *, final: bool) -> Outcome:

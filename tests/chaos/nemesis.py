@@ -184,9 +184,7 @@ class Nemesis:
         links = self._links_of(planned)
         before = await self._counted(links, "slowed")
         for link in links:
-            await self.world.links.slow(
-                link, delay_s=SLOW_S, bytes_a_second=SLOW_BYTES_A_SECOND
-            )
+            await self.world.links.slow(link, delay_s=SLOW_S, bytes_a_second=SLOW_BYTES_A_SECOND)
         await lasts(planned.lasts_s)
         slowed = await self._counted(links, "slowed") - before
         for link in links:
@@ -208,7 +206,7 @@ class Nemesis:
     async def client_kill(self, planned: Planned) -> str:
         kind = planned.kind.rpartition("-")[2]
         async with self.world.redis() as connection:
-            count = await connection.execute_command("CLIENT", "KILL", "TYPE", kind)
+            count = await connection.client_kill_filter(_type=kind, skipme=True)
         return f"{count} connections killed" if count else ""
 
     async def maxmemory(self, planned: Planned) -> str:

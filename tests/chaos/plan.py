@@ -48,12 +48,14 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""  # direction of a half-cut: "up", "down" or "both"
 
     def __str__(self) -> str:
-        words = f"{self.start_s:7.1f} s  {self.kind:<18} {self.target:<12} for {self.lasts_s:4.1f} s"
+        words = (
+            f"{self.start_s:7.1f} s  {self.kind:<18} {self.target:<12} for {self.lasts_s:4.1f} s"
+        )
         return f"{words} {self.detail}".rstrip()
 
 
 def _kind(name: str, lane: str, times: int, seconds: tuple[float, float], target: str) -> Kind:
-    ends_process = name.split("-")[0] in {"kill", "drain"}
+    ends_process = name.split("-", maxsplit=1)[0] in {"kill", "drain"}
     rest_s = RECOVERY_S if ends_process else REST_S
     shortest_s, longest_s = seconds
     return Kind(

@@ -115,14 +115,14 @@ def table(result: Result, folder: Path) -> str:
     """The result for a person."""
     faults = sum(result.faults.values())
     lines = [
-        f"seed {result.seed}: {result.seconds:.0f} s, {result.tasks} tasks, "
-        f"{result.steps} steps, {faults} faults",
+        f"seed {result.seed}: {result.seconds:.0f} s, {faults} faults",
+        f"  {result.tasks} tasks, {result.steps} steps",
         "",
         "  " + ", ".join(f"{kind} {count}" for kind, count in result.faults.items()),
         f"  submits     {result.submitted}",
         f"  modes       {result.modes}",
-        f"  lost {result.lost}   doubled {result.doubled}   unexpected {result.unexpected}   "
-        f"recovered {result.recovered}   excused {result.excused}   dropped {result.dropped}",
+        f"  lost {result.lost}   doubled {result.doubled}   unexpected {result.unexpected}",
+        f"  recovered {result.recovered}   excused {result.excused}   dropped {result.dropped}",
         f"  {result.duplicate_work:.3f} attempts a step, {result.late} late results",
     ]
     for name, one in result.takeovers.items():

@@ -25,7 +25,7 @@ from tests.chaos.takeovers import takeovers
 from tests.chaos.world import World, running_world
 from tests.support.pace import lasts
 
-__all__ = ["Setup", "run"]
+__all__ = ["FIRST_FAULT_S", "Setup", "run"]
 
 FIRST_FAULT_S = 4.0  # after the first Submit: there has to be work in flight
 TAIL_S = 2.0  # of what is acknowledged before a kill of Redis may go: appendfsync everysec
@@ -36,6 +36,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What is run."""
 
     seed: int
+    name: str  # of its result
     pace: Pace
     window_s: float  # of the faults
     size: Size

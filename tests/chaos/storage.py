@@ -98,9 +98,11 @@ async def _lanes(redis: Any) -> list[str]:
             continue
         if length := await redis.xlen(lane):
             found.append(f"{queue} has {length} entries")
-        for consumer in await redis.xinfo_consumers(lane, GROUP):
-            if consumer["pending"]:
-                found.append(f"{queue}: {consumer['name'].decode()} has {consumer['pending']} pending")
+        found += [
+            f"{queue}: {one['name'].decode()} has {one['pending']} pending"
+            for one in await redis.xinfo_consumers(lane, GROUP)
+            if one["pending"]
+        ]
     return found
 
 

@@ -137,9 +137,7 @@ class _Places:
         return {f"worker:{worker}", f"dispatcher:{dispatcher}", "redis", *links}
 
 
-def _explained(
-    attempt: _Attempt, faults: Sequence[Fault], places: _Places
-) -> Takeover | None:
+def _explained(attempt: _Attempt, faults: Sequence[Fault], places: _Places) -> Takeover | None:
     """The fault that took the attempt, with what else was in its way; None: no such fault."""
     on_path = [
         fault

@@ -48,7 +48,9 @@ class World:
         await self.cluster.start_redis()
         server = urlsplit(self.cluster.redis_url).path
         for name in self.dispatchers:
-            self._redis_urls[name] = "redis://" + await self.links.open(f"link:{name}:redis", server)
+            self._redis_urls[name] = "redis://" + await self.links.open(
+                f"link:{name}:redis", server
+            )
         async with asyncio.TaskGroup() as group:
             for name in self.dispatchers:
                 group.create_task(self.start_dispatcher(name))

@@ -101,12 +101,17 @@ BAD = {
     "refused and there": (history(submits=[submit(Outcome.FAIL)]), "unexpected"),
     "a step recorded twice": (
         history(
-            truth={TASK: truth(extended((EventType.LEASED, "third", 2), (EventType.DONE, "third", 2)))},
+            truth={
+                TASK: truth(extended((EventType.LEASED, "third", 2), (EventType.DONE, "third", 2)))
+            },
             runs=[run(*one) for one in (*RUNS, ("third", 2))],
         ),
         "doubled",
     ),
-    "two ends": (history(truth={TASK: truth(extended((EventType.CANCELLED, "third", 1)))}), "doubled"),
+    "two ends": (
+        history(truth={TASK: truth(extended((EventType.CANCELLED, "third", 1)))}),
+        "doubled",
+    ),
     "an event after the end": (
         history(truth={TASK: truth(extended((EventType.QUEUED, "third", 1)))}),
         "doubled",
