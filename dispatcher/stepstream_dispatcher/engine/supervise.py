@@ -15,7 +15,7 @@ from typing import Final, NoReturn, Protocol
 
 import structlog
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import StoreBusy, StoreUnavailable
 
 __all__ = ["Clock", "LoopHealth", "supervise"]
 
@@ -51,7 +51,7 @@ class LoopHealth:
     failures: int = 0  # since the process began
     in_a_row: int = 0  # since it last recovered
     last_error: str = ""  # of the latest failure, also after it recovered
-    outage: bool = False  # the store did not answer when it ran last
+    outage: bool = False  # the store did not answer, or had no room, when it ran last
 
     def start_anew(self) -> None:
         """Forget what was: the store has been exchanged."""
@@ -125,7 +125,7 @@ def _failed(name: str, state: LoopHealth, error: Exception) -> None:
 def _is_outage(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_outage(inner) for inner in error.exceptions)
-    return isinstance(error, StoreUnavailable)
+    return isinstance(error, (StoreUnavailable, StoreBusy))
 
 
 def _backoff_s(failures: int, rand: float, most_s: float) -> float:
