@@ -20,6 +20,7 @@ __all__ = ["LIMITS_S", "Figures", "Takeover", "figures", "takeovers"]
 
 LIMITS_S = {"stream": 2.0, "frozen": 17.0, "dispatcher": 17.0}  # docs/guarantees.md, 4
 
+ALL_DISPATCHERS = "dispatchers"  # target of a fault that leaves none
 LOGGED_S = 0.5  # after an adoption, by when the session that brought it is in the log
 GIVEN_BACK = {EventType.LOST, EventType.RELEASED}
 
@@ -151,12 +152,11 @@ def _explained(attempt: _Attempt, faults: Sequence[Fault], places: _Places) -> T
         return None
     cause = causes[0]
     of = max((one.of for one in causes), key=lambda of: (LIMITS_S[of], of == "dispatcher"))
-    from_at = cause.began
+    from_at = _counts_from(cause, causes)
     for fault in on_path:
         in_time = fault.began <= from_at + LIMITS_S[of] and fault.ended > from_at
         if fault is not cause and in_time:
-            # Of what kills for good only the start delays anything; others are waited for.
-            from_at = max(from_at, fault.began if fault in causes else fault.ended)
+            from_at = max(from_at, _counts_from(fault, causes))
     return Takeover(
         task=attempt.task,
         step=attempt.step,
@@ -166,6 +166,12 @@ def _explained(attempt: _Attempt, faults: Sequence[Fault], places: _Places) -> T
         queued_at=attempt.queued_at,
         again=attempt.again,
     )
+
+
+def _counts_from(fault: Fault, causes: Sequence[Fault]) -> float:
+    """When others could act: at once after what took the attempt, unless there was nobody left."""
+    is_for_good = fault in causes and fault.target != ALL_DISPATCHERS
+    return fault.began if is_for_good else fault.ended
 
 
 def _could_take(fault: Fault, attempt: _Attempt) -> bool:

@@ -111,6 +111,21 @@ def test_a_worker_whose_dispatcher_dies_with_it_is_taken_over_by_the_others():
     assert (one.of, one.took_s) == ("dispatcher", pytest.approx(15.5))
 
 
+def test_after_the_death_of_all_dispatchers_the_clock_starts_with_the_next_one():
+    dead = Fault(
+        kind="kill-all-dispatchers",
+        target="dispatchers",
+        began=10.0,
+        ended=30.0,
+        paths=["dispatcher:d-0", "dispatcher:d-1"],
+        of="dispatcher",
+    )
+
+    (one,) = found(dead, events=[LEASED, event(32.0, EventType.RELEASED)])
+
+    assert (one.of, one.took_s) == ("dispatcher", pytest.approx(2.0))
+
+
 def test_what_was_adopted_elsewhere_is_lost_there():
     dead = fault("kill-dispatcher", 9.5, 40.0, "dispatcher:d-0", "dispatcher")
     moved = [*AT_WORK, Session(at=9.8, dispatcher="d-1", worker="w-0")]
