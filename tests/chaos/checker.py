@@ -39,7 +39,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     recovered: list[str] = []  # unknown to its caller, and there
     excused: list[str] = []  # lost with the tail that the append-only file may lose
     dropped: list[str] = []  # ran in a fallback, whose journal gave way to the record
-    submitted: Counter[str] = Counter()  # Submits by outcome
+    submitted: Counter[str] = msgspec.field(default_factory=Counter)  # Submits by outcome
     steps: int = 0  # recorded
     starts: int = 0  # of handlers, for all tasks that are there
     late: int = 0  # results of attempts that had been taken away, none of them recorded
