@@ -1,7 +1,7 @@
 """The links of a run, each through a proxy that can cut, hold, delay and throttle it.
 
-Two backends with one interface: the proxy of the kit (`link_server.py`), and Toxiproxy, where its
-server is on the PATH and `--toxiproxy` asks for it.
+The rest of the driver knows the interface `Links`; its one backend is the proxy of the kit
+(`link_server.py`), in a process of its own, so that nobody slows down the links by accident.
 """
 
 from __future__ import annotations

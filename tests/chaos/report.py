@@ -39,6 +39,7 @@ class Result(msgspec.Struct, kw_only=True):
     duplicate_work: float
     takeovers: dict[str, Figures]  # by class: first losses of a step
     takeover_s: dict[str, list[float]]  # the times themselves, to be merged with other runs
+    early: int  # takeovers before the last obstacle was gone; not in the figures
     repeated: int  # takeovers of a step that had been lost before; not in the figures
     breaches: dict[str, list[str]]
     idle: list[str]  # faults without effect
@@ -73,7 +74,7 @@ def result_of(
     about: dict[str, object],
 ) -> Result:
     """Puts a result together; `about` has the fields that say what was run."""
-    first = [one for one in taken if not one.again]
+    first = [one for one in taken if not one.again and not one.early]
     times = {name: sorted(one.took_s for one in first if one.of == name) for name in LIMITS_S}
     shown = {name: figures(seconds) for name, seconds in times.items()}
     modes = Counter(submit.mode for submit in history.submits if submit.mode)
@@ -93,7 +94,8 @@ def result_of(
         "duplicate_work": round(verdict.attempts_a_step, 4),
         "takeovers": {name: one for name, one in shown.items() if one},
         "takeover_s": {name: [round(s, 3) for s in found] for name, found in times.items()},
-        "repeated": len(taken) - len(first),
+        "repeated": sum(one.again for one in taken),
+        "early": sum(one.early and not one.again for one in taken),
         "breaches": verdict.breaches,
         "idle": idle,
         "audit": audit,
@@ -130,7 +132,7 @@ def table(result: Result, folder: Path) -> str:
             f"  takeover, {name:<10} {one.count:4}: p50 {one.p50:.2f} s, p99 {one.p99:.2f} s, "
             f"max {one.max:.2f} s of {LIMITS_S[name]:g} s"
         )
-    lines.append(f"  {result.repeated} takeovers of steps that were lost before")
+    lines.append(f"  not in these: {result.early} amid other faults, {result.repeated} repeated")
     for name, tasks in result.breaches.items():
         lines += [f"  {name.upper()}"] + [f"    {words}" for words in tasks[:SHOWN]]
     failures = result.failures

@@ -38,8 +38,13 @@ class Takeover(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def took_s(self) -> float:
-        """Seconds to the queue; 0 when it was there before the last obstacle was gone."""
-        return max(self.queued_at - self.from_at, 0.0)
+        """Seconds from there to the queue."""
+        return self.queued_at - self.from_at
+
+    @property
+    def early(self) -> bool:
+        """Whether it was in the queue before the last obstacle was gone: that says nothing."""
+        return self.queued_at < self.from_at
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):

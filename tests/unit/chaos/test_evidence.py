@@ -28,6 +28,7 @@ RESULT = Result(
     duplicate_work=1.05,
     takeovers={},
     takeover_s={"stream": [1.0, 2.0]},
+    early=0,
     repeated=0,
     breaches={},
     idle=[],

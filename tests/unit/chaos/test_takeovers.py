@@ -86,6 +86,14 @@ def test_the_end_of_a_fault_on_the_path_starts_the_clock():
     assert one.took_s == pytest.approx(1.0)
 
 
+def test_what_is_queued_before_the_end_of_that_fault_is_early():
+    slow = fault("slow-redis", 9.5, 14.0, "link:d-0:redis")
+
+    (one,) = found(killed(), slow, events=[LEASED, LOST])
+
+    assert one.early
+
+
 @pytest.mark.parametrize("path", ["worker:w-1", "dispatcher:d-1", "link:w-0:d-1", "link:d-1:redis"])
 def test_a_fault_beside_the_path_does_not(path: str):
     other = fault("slow", 9.5, 14.0, path)
