@@ -25,6 +25,7 @@ __all__ = ["Nemesis"]
 
 SLOW_S = 0.15  # of each chunk on a slow link
 SLOW_BYTES_A_SECOND = 100_000
+CUT_TRIES = 100  # a tenth of a second apart
 STARTS_MAX = 20  # of one process that does not stay
 DRAIN_LIMIT_S = 40.0  # that a process may take to leave; its grace is 30 s
 
@@ -165,8 +166,13 @@ class Nemesis:
         return [f"link:{planned.target}:{one}" for one in self.world.dispatchers]
 
     async def cut(self, planned: Planned) -> str:
-        count = sum([await self.world.links.cut(link) for link in self._links_of(planned)])
-        return f"{count} connections reset" if count else ""
+        """As soon as there is something to cut: what is starting may have no connection yet."""
+        for _ in range(CUT_TRIES):
+            count = sum([await self.world.links.cut(link) for link in self._links_of(planned)])
+            if count:
+                return f"{count} connections reset"
+            await lasts(0.1)
+        return ""
 
     async def half_cut(self, planned: Planned) -> str:
         directions = {"up", "down"} if planned.detail == "both" else {planned.detail}
