@@ -21,6 +21,7 @@ __all__ = ["LIMITS_S", "Figures", "Takeover", "figures", "takeovers"]
 LIMITS_S = {"stream": 2.0, "frozen": 17.0, "dispatcher": 17.0}  # docs/guarantees.md, 4
 
 ALL_DISPATCHERS = "dispatchers"  # target of a fault that leaves none
+LEASED_TO_THE_DEAD_S = 1.0  # a lease under way at a kill; later ones are of the next process
 LOGGED_S = 0.5  # after an adoption, by when the session that brought it is in the log
 GIVEN_BACK = {EventType.LOST, EventType.RELEASED}
 
@@ -184,4 +185,5 @@ def _could_take(fault: Fault, attempt: _Attempt) -> bool:
 
     A hand-out to a frozen worker is lost as well; one to the dead, before that is known, too.
     """
-    return fault.began <= attempt.queued_at and attempt.since <= fault.ended
+    until = fault.began + LEASED_TO_THE_DEAD_S if fault.of == "stream" else fault.ended
+    return fault.began <= attempt.queued_at and attempt.since <= until

@@ -70,6 +70,12 @@ def test_a_loss_of_another_step_is_none_of_this_one():
     assert not one.again
 
 
+def test_what_the_next_process_of_the_worker_loses_is_not_of_the_kill():
+    assert (
+        found(killed(), events=[event(12.5, EventType.LEASED), event(19.0, EventType.LOST)]) == []
+    )
+
+
 def test_what_another_worker_held_is_not_taken_over():
     assert found(killed(), events=[event(9.0, EventType.LEASED, actor="w-1"), LOST]) == []
 
