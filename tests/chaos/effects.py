@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stepstream_dispatcher.core.record import EventType
 from tests.chaos.checker import Verdict
 from tests.chaos.history import Fault, History, Session
 from tests.chaos.takeovers import Takeover
@@ -21,7 +20,7 @@ def judge(history: History, taken: list[Takeover]) -> None:
             fault.effect = _SHOWN[fault.kind](fault, history, taken)
 
 
-def idle(history: History, verdict: Verdict) -> list[str]:
+def idle(history: History, verdict: Verdict, taken: list[Takeover]) -> list[str]:
     """What had no effect, by name; also what a run has to have shown as a whole."""
     found = [
         f"{fault.kind} {fault.target} at {fault.began:.1f}"
@@ -31,9 +30,7 @@ def idle(history: History, verdict: Verdict) -> list[str]:
     kinds = {fault.kind for fault in history.faults}
     if "freeze-worker" in kinds and not verdict.late:
         found.append("no thawed worker ended an attempt that it had lost")
-    if not any(
-        event.type is EventType.LOST for truth in history.truth.values() for event in truth.events
-    ):
+    if not taken:
         found.append("nothing was handed out again")
     if not verdict.submitted["info"]:
         found.append("the outcome of every Submit was known")

@@ -41,13 +41,12 @@ class Link:
     def __init__(self, target: str) -> None:
         self.target = target
         self.up, self.down = Shape(), Shape()  # from who dials, and to it
-        self.opened = self.broken = self.held = self.slowed = 0
+        self.held = self.slowed = 0
         self.writers: set[asyncio.StreamWriter] = set()
         self.tasks: set[asyncio.Task[None] | None] = set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carries one connection until either side ends it."""
-        self.opened += 1
         task = asyncio.current_task()
         self.tasks.add(task)
         with contextlib.suppress(OSError):
@@ -103,7 +102,6 @@ class Link:
         writers = list(self.writers)
         for writer in writers:
             reset(writer)
-        self.broken += len(writers) // 2
         return len(writers) // 2
 
     def shape(self, asked: dict[str, Any]) -> None:
@@ -156,9 +154,10 @@ class LinkServer:
         return {}
 
     async def do_counts(self, name: str) -> dict[str, int]:
-        """What a link has seen so far."""
+        """Connections that a link carries now, and what it has done to messages so far."""
         link = self._links[name]
-        return {"opened": link.opened, "held": link.held, "slowed": link.slowed}
+        carried = len(link.writers) // 2
+        return {"carried": carried, "held": link.held, "slowed": link.slowed}
 
 
 async def serve() -> None:

@@ -38,7 +38,7 @@ class Links(Protocol):
         """Carry everything again, what was held too."""
 
     async def counts(self, name: str) -> dict[str, int]:
-        """Connections `opened`, chunks `held` and `slowed`, since the link was made."""
+        """Connections `carried` now; chunks `held` and `slowed` since the link was made."""
 
     async def close(self) -> None:
         """End all links."""

@@ -87,10 +87,13 @@ class Nemesis:
 
     async def kill(self, planned: Planned) -> str:
         """SIGKILL, and another start after a while."""
-        await self.world.process(planned.target).kill()
+        name = planned.target
+        to_it = [f"link:{one}:{name}" for one in ("client", *self.world.workers)]
+        carried = await self._counted(to_it, "carried") if name in self.world.dispatchers else 0
+        await self.world.process(name).kill()
         await lasts(planned.lasts_s)
-        await self._start(planned.target)
-        return ""
+        await self._start(name)
+        return f"{carried} connections died with it" if carried else ""
 
     async def kill_redis(self, planned: Planned) -> str:
         async with self.world.redis() as connection:

@@ -80,7 +80,7 @@ async def run(setup: Setup) -> Result:
         verdict,
         taken,
         audit=found,
-        idle=idle(history, verdict),
+        idle=idle(history, verdict, taken),
         about={
             "seed": setup.seed,
             "crashes": crashes,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from stepstream_dispatcher.core.record import Event, EventType
 from tests.chaos.checker import Verdict
 from tests.chaos.effects import idle, judge
-from tests.chaos.history import Fault, History, Session, Truth
+from tests.chaos.history import Fault, History, Session
 from tests.chaos.takeovers import Takeover
 
 SEEN = Verdict(late=1)
 SEEN.submitted["info"] = 1
-LOST = Event(sequence=1, at_ms=11_000, type=EventType.LOST, state="first", step="first")
-TRUTH = {"a": Truth(state="done", version=1, events=[LOST])}
 
 
 def fault(kind: str, target: str, effect: str = "") -> Fault:
@@ -25,9 +22,9 @@ def at(when: float, dispatcher: str, worker: str = "w-0") -> Session:
 
 
 def judged(one: Fault, *sessions: Session, taken: list[Takeover] | None = None) -> list[str]:
-    history = History(faults=[one], sessions=list(sessions), truth=TRUTH)
+    history = History(faults=[one], sessions=list(sessions))
     judge(history, taken or [])
-    return idle(history, SEEN)
+    return idle(history, SEEN, [takeover(1.0)])
 
 
 def takeover(fault_at: float) -> Takeover:
@@ -78,4 +75,4 @@ def test_a_dead_dispatcher_without_workers_is_named():
 def test_a_run_without_losses_late_results_and_unknown_outcomes_is_idle():
     history = History(faults=[fault("freeze-worker", "w-0", "seen")])
 
-    assert len(idle(history, Verdict())) == 3
+    assert len(idle(history, Verdict(), [])) == 3
