@@ -19,7 +19,6 @@ from tests.support.tree import ROOT
 
 RESULTS = ROOT / ".stepstream" / "chaos"
 TASKS = 3_100  # some are refused, and 3,000 have to be there
-WORK_AFTER_S = 6.0  # the end of the faults: those that had to wait find work too
 LONG_TASKS_A_MINUTE = 3_300
 LONG_STEP_S = 0.6  # the longest of a long run, which is about many tasks and faults
 
@@ -45,7 +44,7 @@ def parse(argv: list[str]) -> Setup:
         name=name,
         pace=Pace(
             tasks=tasks,
-            seconds=window_s + FIRST_FAULT_S + WORK_AFTER_S,
+            seconds=window_s + FIRST_FAULT_S,
             step_s=given.step or (LONG_STEP_S if given.minutes else 2.0),
         ),
         window_s=window_s,

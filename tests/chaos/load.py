@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import random
 import time
@@ -51,9 +52,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def orders(seed: int, pace: Pace) -> Iterator[Order]:
-    """The tasks of a run, by seed: most are plain chains of three steps."""
+    """Tasks without end, by seed: most are plain chains of three steps."""
     luck = random.Random(f"tasks {seed}")
-    for number in range(pace.tasks):
+    for number in itertools.count():
         kind = luck.random()
         sleeps = [round(luck.uniform(0.0, pace.step_s), 3) for _ in range(3)]
         plans: dict[str, list[dict[str, object]]] = {
@@ -115,11 +116,19 @@ class Callers:
         self._missing: dict[str, int] = {}  # how often a task was not there
         self.waiting = 0  # watchers and reviewers that are not done
 
-    async def run(self, given: Iterator[Order]) -> None:
-        """Submit all orders at their times; returns when every caller is done."""
+    async def run(self, given: Iterator[Order], *, at_least: int, over: asyncio.Event) -> None:
+        """Submit orders at their times; returns when every caller is done.
+
+        Args:
+            given: What to submit.
+            at_least: How many in any case.
+            over: No more are needed then: faults that had to wait find work too.
+        """
         start_mono = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            for order in given:
+            for number, order in enumerate(given):
+                if number >= at_least and over.is_set():
+                    break
                 await lasts(max(start_mono + order.at_s - time.monotonic(), 0.0))
                 await self._room.acquire()
                 group.create_task(self._carry_out(order))

@@ -108,14 +108,18 @@ async def _hurt(
 ) -> list[str]:
     callers = Callers(world, recorder, setup.seed)
     nemesis = Nemesis(world, recorder, say)
-    over = asyncio.Event()
+    over, healed = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
-        await callers.run(orders(setup.seed, setup.pace))
+        given = orders(setup.seed, setup.pace)
+        await callers.run(given, at_least=setup.pace.tasks, over=healed)
 
     async def harm() -> None:
         await lasts(FIRST_FAULT_S)
-        await nemesis.run(faults)
+        try:
+            await nemesis.run(faults)
+        finally:
+            healed.set()
 
     async def tell() -> None:
         while not over.is_set():
