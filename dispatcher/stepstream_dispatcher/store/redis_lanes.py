@@ -14,8 +14,14 @@ from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Entry
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
-from stepstream_dispatcher.store.redis_link import LOST, REPLY_TIMEOUT_S, Link, open_connection
-from stepstream_dispatcher.store.redis_scripts import DISCARD
+from stepstream_dispatcher.store.redis_link import (
+    LOST,
+    REPLY_TIMEOUT_S,
+    Link,
+    heeding_cancels,
+    open_connection,
+)
+from stepstream_dispatcher.store.redis_scripts import DISCARD, keep_up
 
 __all__ = ["RedisLanes"]
 
@@ -56,7 +62,8 @@ class RedisLanes:
         for queue in queues:
             try:
                 lane = self._keys.stream(queue)
-                await self._link.ask(("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM"))
+                create = (["XGROUP", "CREATE"], lane, [GROUP, "0", "MKSTREAM"])
+                await keep_up(self._link, create)
                 self.made += 1
             except redis_errors.ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
@@ -192,7 +199,8 @@ class _Waiter:
                 return None
             self._waiting = True
             async with asyncio.timeout(limit_s):
-                await connection.send_command(*command, check_health=False)
+                with heeding_cancels():
+                    await connection.send_command(*command, check_health=False)
                 return await connection.read_response(timeout=math.inf)
         except redis_errors.ResponseError as error:
             if str(error).startswith("UNBLOCKED"):
@@ -228,7 +236,8 @@ class _Waiter:
         connection = self._link.make_connection()
         try:
             await open_connection(connection)
-            await connection.send_command("CLIENT", "ID")
+            with heeding_cancels():
+                await connection.send_command("CLIENT", "ID")
             self._client_id = await connection.read_response()
         except BaseException:
             await connection.disconnect(nowait=True)

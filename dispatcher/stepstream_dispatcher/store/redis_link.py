@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from hiredis import pack_command
@@ -27,7 +27,7 @@ from stepstream.errors import StoreBusy, StoreUnavailable
 from stepstream_dispatcher.store.port import StoreUnreachable
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of, word_of
 
-__all__ = ["LOST", "Command", "Link", "StoreClock", "open_connection"]
+__all__ = ["LOST", "Command", "Link", "StoreClock", "heeding_cancels", "open_connection"]
 
 Command: TypeAlias = Sequence[str | bytes | int | float]
 
@@ -199,11 +199,13 @@ class Link:
 
     async def _connected(self) -> AbstractConnection:
         try:
-            connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            with heeding_cancels():
+                connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except (*LOST, redis_errors.ResponseError) as error:
             raise StoreUnreachable(f"redis cannot be reached: {error}") from error
         try:
-            await connection.check_health()  # type: ignore[no-untyped-call]
+            with heeding_cancels():
+                await connection.check_health()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await connection.disconnect(nowait=True)
             await self._pool.release(connection)
@@ -221,11 +223,32 @@ def _raise_unless_resent(error: Exception) -> None:
         raise error
 
 
+@contextlib.contextmanager
+def heeding_cancels() -> Iterator[None]:
+    """Raise the cancellation that came during the block and did not come out of it.
+
+    The driver sends within `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that
+    comes when the sending is done and its waiter has not run yet: a loop would go on for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        yield
+    except Exception as error:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
 async def _exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
     """Send commands and read their replies; a connection that is out of step is closed."""
     try:
         packed = b"".join(map(_pack, commands))
-        await connection.send_packed_command(packed, check_health=False)
+        with heeding_cancels():
+            await connection.send_packed_command(packed, check_health=False)
         return await _replies(connection, len(commands))
     except redis_errors.ResponseError as error:
         if remedy_of(error) is Remedy.RESEND:
@@ -243,7 +266,8 @@ def _pack(command: Command) -> bytes:
 
 async def open_connection(connection: AbstractConnection) -> None:
     """Connect; LOST where that fails."""
-    await connection.connect()  # type: ignore[no-untyped-call]
+    with heeding_cancels():
+        await connection.connect()  # type: ignore[no-untyped-call]
 
 
 async def _replies(connection: AbstractConnection, count: int) -> list[Any]:

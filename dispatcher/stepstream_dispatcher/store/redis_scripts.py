@@ -25,6 +25,7 @@ __all__ = [
     "TALLY",
     "TRIM",
     "Script",
+    "keep_up",
 ]
 
 
@@ -71,3 +72,21 @@ TALLY: Final = Script("tally", shebang=_ALLOWED_WHEN_FULL)
 SURVEY: Final = Script("survey", shebang=_ALLOWED_WHEN_FULL)
 REPAIR: Final = Script("repair", shebang=_ALLOWED_WHEN_FULL)
 RECOUNT: Final = Script("recount", shebang=_ALLOWED_WHEN_FULL)
+UPKEEP: Final = Script("upkeep", shebang=_ALLOWED_WHEN_FULL)
+
+
+async def keep_up(link: Link, *commands: tuple[Sequence[str], str, Sequence[str | bytes]]) -> None:
+    """Write what a full Redis must take too, all of it at once.
+
+    Args:
+        link: Connections.
+        commands: Of each the words before its key, the key, and the words behind it.
+
+    Raises:
+        redis.exceptions.ResponseError: A command is at fault; those before it were carried out.
+        StoreUnavailable: See Link.ask.
+    """
+    arguments: list[str | bytes] = []
+    for before, _, behind in commands:
+        arguments += [str(len(before)), str(len(before) + len(behind)), *before, *behind]
+    await UPKEEP.run(link, [key for _, key, _ in commands], arguments)
