@@ -14,7 +14,13 @@ from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Entry
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
-from stepstream_dispatcher.store.redis_link import LOST, REPLY_TIMEOUT_S, Link, open_connection
+from stepstream_dispatcher.store.redis_link import (
+    LOST,
+    REPLY_TIMEOUT_S,
+    Link,
+    cancellable,
+    open_connection,
+)
 
 __all__ = ["RedisLanes"]
 
@@ -172,7 +178,8 @@ class _Waiter:
                 return None
             self._waiting = True
             async with asyncio.timeout(limit_s):
-                await connection.send_command(*command, check_health=False)
+                with cancellable():
+                    await connection.send_command(*command, check_health=False)
                 return await connection.read_response(timeout=math.inf)
         except redis_errors.ResponseError as error:
             if str(error).startswith("UNBLOCKED"):
@@ -208,7 +215,8 @@ class _Waiter:
         connection = self._link.make_connection()
         try:
             await open_connection(connection)
-            await connection.send_command("CLIENT", "ID")
+            with cancellable():
+                await connection.send_command("CLIENT", "ID")
             self._client_id = await connection.read_response()
         except BaseException:
             await connection.disconnect(nowait=True)

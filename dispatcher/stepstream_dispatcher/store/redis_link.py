@@ -4,8 +4,9 @@ Theory of operation. redis-py repeats a command whose reply was lost, which for 
 not idempotent means twice; so its own retry is off and `ask` here decides. Replies are taken raw
 (RESP2, pinned): what a command answers is then the same whatever the driver's version makes of it.
 A connection on which anything but a complete reply was read is closed, never reused, so that no
-caller can be given another's answer. A caller that finds no free connection in time is told that
-the store is busy, which must never be taken for a store that is away: unless the calls that do have
+caller can be given another's answer. The driver writes under `asyncio.wait_for`, which before Python
+3.12 swallows a cancellation that comes just as the write ends; `cancellable` brings it back. A
+caller that finds no free connection in time is told that the store is busy, which must never be taken for a store that is away: unless the calls that do have
 one fail, and then it is told what they are.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from hiredis import pack_command
@@ -27,7 +28,7 @@ from stepstream.errors import StoreBusy, StoreUnavailable
 from stepstream_dispatcher.store.port import StoreUnreachable
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of, word_of
 
-__all__ = ["LOST", "Command", "Link", "StoreClock", "open_connection"]
+__all__ = ["LOST", "Command", "Link", "StoreClock", "cancellable", "open_connection"]
 
 Command: TypeAlias = Sequence[str | bytes | int | float]
 
@@ -198,16 +199,17 @@ class Link:
             raise StoreBusy(words, retry_after_s=BUSY_RETRY_S) from None
 
     async def _connected(self) -> AbstractConnection:
+        connection: AbstractConnection | None = None
         try:
-            connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        except (*LOST, redis_errors.ResponseError) as error:
-            raise StoreUnreachable(f"redis cannot be reached: {error}") from error
-        try:
-            await connection.check_health()  # type: ignore[no-untyped-call]
+            with cancellable():
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+                await connection.check_health()
         except BaseException as error:
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
-            if isinstance(error, LOST):
+            refused = isinstance(error, redis_errors.ResponseError) and connection is None
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+                await self._pool.release(connection)
+            if refused or isinstance(error, LOST):
                 raise StoreUnreachable(f"redis cannot be reached: {error}") from error
             raise
         return connection
@@ -225,7 +227,8 @@ async def _exchange(connection: AbstractConnection, commands: Sequence[Command])
     """Send commands and read their replies; a connection that is out of step is closed."""
     try:
         packed = b"".join(map(_pack, commands))
-        await connection.send_packed_command(packed, check_health=False)
+        with cancellable():
+            await connection.send_packed_command(packed, check_health=False)
         return await _replies(connection, len(commands))
     except redis_errors.ResponseError as error:
         if remedy_of(error) is Remedy.RESEND:
@@ -243,7 +246,23 @@ def _pack(command: Command) -> bytes:
 
 async def open_connection(connection: AbstractConnection) -> None:
     """Connect; LOST where that fails."""
-    await connection.connect()  # type: ignore[no-untyped-call]
+    with cancellable():
+        await connection.connect()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def cancellable() -> Iterator[None]:
+    """Around whatever the driver writes: a cancellation that it swallowed is raised at the end.
+
+    Raises:
+        asyncio.CancelledError: The task was cancelled inside, and the driver went on.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    asked_before = task.cancelling()
+    yield
+    if task.cancelling() > asked_before:
+        raise asyncio.CancelledError
 
 
 async def _replies(connection: AbstractConnection, count: int) -> list[Any]:

@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 from stepstream_dispatcher.store.codec import decode_published, published_by
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import Signal
-from stepstream_dispatcher.store.redis_link import LOST, Link, open_connection
+from stepstream_dispatcher.store.redis_link import LOST, Link, cancellable, open_connection
 
 __all__ = ["RedisSignals"]
 
@@ -76,7 +76,8 @@ class RedisSignals:
 async def _subscribe(connection: AbstractConnection, channels: list[str]) -> None:
     async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
         await open_connection(connection)
-        await connection.send_command("SUBSCRIBE", *channels)
+        with cancellable():
+            await connection.send_command("SUBSCRIBE", *channels)
         for _ in channels:
             await connection.read_response()
 
@@ -91,7 +92,8 @@ async def _messages(connection: AbstractConnection) -> AsyncGenerator[list[Any],
         except TimeoutError:
             if pinged:
                 raise
-            await connection.send_command("PING", check_health=False)
+            with cancellable():
+                await connection.send_command("PING", check_health=False)
             pinged = True
             continue
         pinged = False
