@@ -26,9 +26,12 @@ from stepstream_dispatcher.addresses import ListenError, split_address
 from stepstream_dispatcher.rpc.reflection import add_reflection
 from stepstream_dispatcher.rpc.status import StatusInterceptor
 
-__all__ = ["MESSAGE_BYTES_MAX", "RpcServer"]
+__all__ = ["MESSAGE_BYTES_MAX", "METADATA_BYTES_MAX", "RpcServer"]
 
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a batch of 4 MiB and what surrounds it
+# All headers of a call. gRPC has a soft limit below the hard one, between which it refuses some
+# calls and lets others pass; with both the same, a call always ends the same way.
+METADATA_BYTES_MAX: Final = 16 * 1024
 
 _OPTIONS: Final = (
     # One process, one port: a second server at the same port fails, not takes half the calls.
@@ -44,7 +47,9 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Clients ping every 20 s; the default of 300 s would end their connections.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.enable_channelz", 1),
 )
 
