@@ -105,9 +105,7 @@ class Soak:
             self._samples.append(sample)
             self._console.print(_row(sample))
 
-    async def _sample(
-        self, server: redis.asyncio.Redis, at_s: float, accepted: int
-    ) -> Sample:
+    async def _sample(self, server: redis.asyncio.Redis, at_s: float, accepted: int) -> Sample:
         redis_process = self._cluster.redis_process
         assert redis_process is not None
         pids = {

@@ -50,7 +50,8 @@ class SteadyLoad:
     async def _submit(self) -> str:
         """Submit one batch; returns the id of a task of it, empty when all were refused."""
         items = [
-            SubmitItem(pipeline=PIPELINES[at % len(PIPELINES)], input=PAYLOAD) for at in range(self._amount)
+            SubmitItem(pipeline=PIPELINES[at % len(PIPELINES)], input=PAYLOAD)
+            for at in range(self._amount)
         ]
         try:
             answers = await self._client.submit_batch(items)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -23,8 +22,6 @@ from stepstream_dispatcher.store.port import Store
 
 __all__ = ["Opened", "Reception"]
 
-SESSIONS_MAX: Final = 5_000
-
 _log = structlog.get_logger(__name__)
 
 
@@ -40,6 +37,7 @@ class Reception:
     """Opens sessions until the dispatcher leaves.
 
     Args:
+        sessions_max: Workers that may be connected at once.
         limit_ms_of: Limit of one attempt of a record.
         registered: Called after a session was added, so that the store knows of the worker.
         reaches: Whether a task can be read now; attempts at one that cannot stay with the worker.
@@ -54,6 +52,7 @@ class Reception:
         leases: Leases,
         catalog: Catalog,
         dispatcher_id: str,
+        sessions_max: int,
         limit_ms_of: Callable[[TaskRecord], int],
         registered: Callable[[], Awaitable[None]],
         reaches: Callable[[str], bool] = lambda _task_id: True,
@@ -67,6 +66,8 @@ class Reception:
         self._dispatcher_id = dispatcher_id
         self._limit_ms_of = limit_ms_of
         self._registered = registered
+        self._sessions_max = sessions_max
+        self._arriving = 0  # sessions that are being opened, and are on no table yet
         self._closed = False
         self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -83,7 +84,12 @@ class Reception:
         self._check(protocol_version)
         opening = self._opening.setdefault(hello.instance_id, asyncio.Lock())
         async with opening:  # an instance that dials again meanwhile finds this session
-            return await self._open(hello)
+            self._check_room(hello)
+            self._arriving += 1
+            try:
+                return await self._open(hello)
+            finally:
+                self._arriving -= 1
 
     async def _open(self, hello: Hello) -> Opened:
         session = Session(new_session_id(), hello, now=asyncio.get_running_loop().time())
@@ -126,8 +132,12 @@ class Reception:
         if protocol_version != PROTOCOL_VERSION:
             words = f"protocol version {protocol_version} is not served, only {PROTOCOL_VERSION}"
             raise ProtocolMismatch(words)
-        if len(self._sessions) >= SESSIONS_MAX:
-            raise RateLimited(f"{SESSIONS_MAX} workers are connected", retry_after_s=1.0)
+
+    def _check_room(self, hello: Hello) -> None:
+        """Refuse one worker too many; one that moves to a new stream takes its own place."""
+        taken = len(self._sessions) + self._arriving
+        if taken >= self._sessions_max and self._sessions.of_instance(hello.instance_id) is None:
+            raise RateLimited(f"{self._sessions_max} workers are connected", retry_after_s=1.0)
 
     def _lanes(self, hello: Hello) -> tuple[frozenset[str], list[str]]:
         """The lanes that it may be fed from: those of which it serves every step type."""

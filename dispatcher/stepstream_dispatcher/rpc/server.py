@@ -23,6 +23,7 @@ from stepstream.v1.worker_service_pb2_grpc import (
     add_WorkerServiceServicer_to_server,
 )
 from stepstream_dispatcher.addresses import ListenError, split_address
+from stepstream_dispatcher.rpc.intake import CallIntake, CallLimits
 from stepstream_dispatcher.rpc.reflection import add_reflection
 from stepstream_dispatcher.rpc.status import StatusInterceptor
 
@@ -74,6 +75,7 @@ class RpcServer:
         dispatcher: What clients call.
         worker: What workers call.
         operator: What operators call.
+        limits: How much of it at once.
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class RpcServer:
         dispatcher: DispatcherServiceServicer,
         worker: WorkerServiceServicer,
         operator: OperatorServiceServicer,
+        limits: CallLimits | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._worker = worker
         self._operator = operator
+        self._limits = limits or CallLimits()
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -101,7 +105,8 @@ class RpcServer:
         Raises:
             ListenError: The address is in use or not ours.
         """
-        server = grpc.aio.server(interceptors=[StatusInterceptor()], options=_OPTIONS)
+        interceptors = [StatusInterceptor(), CallIntake(self._limits)]  # the outer one first
+        server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
         add_DispatcherServiceServicer_to_server(self._dispatcher, server)
         add_WorkerServiceServicer_to_server(self._worker, server)
         add_OperatorServiceServicer_to_server(self._operator, server)
