@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -84,22 +85,18 @@ class Reception:
         self._check(protocol_version)
         opening = self._opening.setdefault(hello.instance_id, asyncio.Lock())
         async with opening:  # an instance that dials again meanwhile finds this session
-            self._check_room(hello)
-            self._arriving += 1
-            try:
-                return await self._open(hello)
-            finally:
-                self._arriving -= 1
+            return await self._open(hello)
 
     async def _open(self, hello: Hello) -> Opened:
         session = Session(new_session_id(), hello, now=asyncio.get_running_loop().time())
         older = self._sessions.of_instance(hello.instance_id)
         held = {*older.attempts, *older.parked} if older else set()
-        adopted = {
-            item.lease_token: await self._adopt(session, item)
-            for item in hello.inventory
-            if item.lease_token not in held
-        }
+        with self._arrival(hello):
+            adopted = {
+                item.lease_token: await self._adopt(session, item)
+                for item in hello.inventory
+                if item.lease_token not in held
+            }
         queues, warnings = self._lanes(hello)
         # Nothing is awaited until the session is on the table with what it carries over, so that no
         # attempt is nobody's, whatever fails.
@@ -133,11 +130,17 @@ class Reception:
             words = f"protocol version {protocol_version} is not served, only {PROTOCOL_VERSION}"
             raise ProtocolMismatch(words)
 
-    def _check_room(self, hello: Hello) -> None:
+    @contextlib.contextmanager
+    def _arrival(self, hello: Hello) -> Iterator[None]:
         """Refuse one worker too many; one that moves to a new stream takes its own place."""
         taken = len(self._sessions) + self._arriving
         if taken >= self._sessions_max and self._sessions.of_instance(hello.instance_id) is None:
             raise RateLimited(f"{self._sessions_max} workers are connected", retry_after_s=1.0)
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
 
     def _lanes(self, hello: Hello) -> tuple[frozenset[str], list[str]]:
         """The lanes that it may be fed from: those of which it serves every step type."""

@@ -94,6 +94,7 @@ class WorkerService(WorkerServiceServicer):
     async def _read(self, protocol: Protocol, session: Session, context: Any) -> None:
         while True:
             await session.outbox.room()
+            await self._engine.settling.room(session)
             frame = await context.read()
             if frame is grpc.aio.EOF:
                 break
@@ -130,6 +131,8 @@ class WorkerService(WorkerServiceServicer):
             for frame in frames.frames_of(session):
                 protocol.send(frames.parts_of(frame))
                 await context.write(frame)
+            if outbox.written():
+                self._engine.sessions.stir()
             done = outbox.half_closed and not session.settling and outbox.empty
             if done or outbox.closing or outbox.superseded:
                 return
