@@ -9,6 +9,8 @@ VENV   ?= .venv
 TOOLS  ?= .tools
 # Arguments for pytest, for instance: make test ARGS="-k lease -x"
 ARGS   ?=
+# How long `make soak` loads.
+MINUTES ?= 30
 
 BIN     := $(VENV)/bin
 # The quick suites share the cores; those with processes and deadlines of their own have them alone.
@@ -19,9 +21,9 @@ PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
 QUICK   = -m "not slow"
 PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
-TYPED   := $(PACKAGES) tests/support tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
+TYPED   := $(PACKAGES) tests/support tests/soak tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
 
-.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all \
+.PHONY: help setup demo dev start dev-parallel start-parallel load soak cycles test test-parallel test-all \
         check format lint types layers gen gen-check protos lock lock-check fix clean
 
 help: ## Show this list
@@ -48,6 +50,12 @@ start-parallel: $(VENV)/.run ## Run dispatcher and workers on the Redis at REDIS
 
 load: $(VENV)/.dev ## Measure throughput, parallel speed-up and memory per task
 	@$(BIN)/python -m bench.load
+
+soak: $(VENV)/.dev ## Load real processes for MINUTES (30), and fail if anything of them grows
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+cycles: $(VENV)/.dev ## Open and cut thousands of streams, and fail if the dispatcher grows
+	@$(BIN)/python -m tests.soak.cycles
 
 test: $(VENV)/.dev ## Run the tests but the slow ones; what needs a missing tool is skipped and says so
 	@$(PYTEST)

@@ -33,7 +33,7 @@ async def work(_requests: Any, context: Any) -> None:
 async def main() -> None:
     """Serve until killed."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Watch": grpc.unary_stream_rpc_method_handler(watch),
         "Work": grpc.stream_stream_rpc_method_handler(work),
     }

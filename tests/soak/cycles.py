@@ -95,7 +95,8 @@ async def working(channel: grpc.aio.Channel, name: str) -> None:
 
 async def bare_watching(channel: grpc.aio.Channel, _name: str) -> None:
     """The same as a watch, with nothing behind it."""
-    call: Any = channel.unary_stream(f"/{bare_server.SERVICE}/Watch")(b"")
+    watch: Any = channel.unary_stream(f"/{bare_server.SERVICE}/Watch")
+    call = watch(b"")
     await call.read()
     await _cut(call)
 

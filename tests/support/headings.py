@@ -38,6 +38,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_redis_stopped",
         "test_redis_cut",
         "test_redis_slow",
+        "test_redis_full",
     ),
     "statistics and monitoring": ("test_statistics", "test_tracing", "test_operate"),
 }

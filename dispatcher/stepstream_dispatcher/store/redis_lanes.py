@@ -21,6 +21,7 @@ from stepstream_dispatcher.store.redis_link import (
     cancellable,
     open_connection,
 )
+from stepstream_dispatcher.store.redis_scripts import keep
 
 __all__ = ["RedisLanes"]
 
@@ -59,7 +60,7 @@ class RedisLanes:
         for queue in queues:
             try:
                 lane = self._keys.stream(queue)
-                await self._link.ask(("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM"))
+                await keep(self._link, [lane], ("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM"))
             except redis_errors.ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise

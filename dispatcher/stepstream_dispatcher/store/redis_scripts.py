@@ -10,9 +10,9 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
-from stepstream_dispatcher.store.redis_link import Link
+from stepstream_dispatcher.store.redis_link import Command, Link
 
-__all__ = ["DROP_TIMERS", "FORGET", "IMPORT", "SETTLE", "SUBMIT", "TRIM", "Script"]
+__all__ = ["DROP_TIMERS", "FORGET", "IMPORT", "SETTLE", "SUBMIT", "TRIM", "Script", "keep"]
 
 
 class Script:
@@ -53,3 +53,24 @@ TRIM: Final = Script("trim", shebang=_ALLOWED_WHEN_FULL)
 FORGET: Final = Script("forget", shebang=_ALLOWED_WHEN_FULL)
 DROP_TIMERS: Final = Script("drop_timers", shebang=_ALLOWED_WHEN_FULL)
 IMPORT: Final = Script("import", shebang=_ALLOWED_WHEN_FULL)
+UPKEEP: Final = Script("upkeep", shebang=_ALLOWED_WHEN_FULL)
+
+
+async def keep(link: Link, keys: Sequence[str], *commands: Command) -> None:
+    """Carry out commands also when Redis is full; atomic.
+
+    Idempotence: only for commands that may be carried out twice.
+
+    Args:
+        keys: All that the commands name.
+
+    Raises:
+        redis.exceptions.ResponseError: A command failed; those before it are carried out.
+        StoreUnavailable: See Link.ask.
+    """
+    words = [
+        word if isinstance(word, bytes) else str(word)
+        for command in commands
+        for word in (len(command), *command)
+    ]
+    await UPKEEP.run(link, keys, words)
