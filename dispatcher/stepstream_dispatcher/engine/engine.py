@@ -292,9 +292,9 @@ class Engine:
         outages = [name for name, health in self.health.items() if health.outage]
         return "store_unavailable" if outages else None
 
-    async def _registered(self) -> None:
+    async def _registered(self, session: Session) -> None:
         self.intents.greet()
-        await self._roster.save()
+        await self._roster.enter(session)
 
     async def _returned(self) -> None:
         self.recovery.hold_back()

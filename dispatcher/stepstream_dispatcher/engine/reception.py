@@ -55,7 +55,7 @@ class Reception:
         dispatcher_id: str,
         sessions_max: int,
         limit_ms_of: Callable[[TaskRecord], int],
-        registered: Callable[[], Awaitable[None]],
+        registered: Callable[[Session], Awaitable[None]],
         reaches: Callable[[str], bool] = lambda _task_id: True,
     ) -> None:
         self._reaches = reaches
@@ -108,7 +108,7 @@ class Reception:
         try:
             if older is not None:
                 await self._supersede(older)
-            await self._registered()
+            await self._registered(session)
         except BaseException:  # its stream never begins, so nothing else would end it
             self._leases.broke(session)
             raise
