@@ -139,6 +139,22 @@ async def test_a_full_redis_refuses_what_is_new_and_lets_work_end(redis, redis_s
     assert await redis_store.counts() == {"live": 0, "retries": 0, "done": 1}
 
 
+async def test_a_full_redis_takes_in_who_is_alive_and_what_operators_want(redis, redis_store):
+    """Without, no worker could come, and a dispatcher would be taken for dead."""
+    async with configured(redis, maxmemory="1mb"):
+        await redis_store.beat()
+        await redis_store.save_worker("late", {"is_running": 1})
+        await redis_store.ensure_lanes(["default", "fresh"])
+        await redis_store.keep_pipelines({"p@1": b"\xff definition"})
+        await redis_store.pause("default")
+        await redis_store.dismiss("instance")
+        intents = await redis_store.intents()
+
+        assert "late" in await redis_store.workers()
+        assert (await redis_store.pipelines())["p@1"] == b"\xff definition"
+    assert (set(intents.paused), intents.draining) == ({"default"}, {"instance"})
+
+
 async def test_killed_connections_are_replaced(redis, redis_store):
     await advance(redis_store, "t1", "create", "lease")
 

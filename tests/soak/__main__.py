@@ -40,6 +40,9 @@ LANES = ["task:stream", "task:stream:bench"]
 MIB = 1024 * 1024
 
 MEMORY = Bound(share=0.05)
+# The allocator of the server keeps pages that are partly free: 8 % more in 30 minutes while what is
+# used fell by 12 %. What it uses has the narrow bound.
+SERVER_PAGES = Bound(share=0.15)
 HANDLES = Bound(amount=2)  # a connection that is being replaced
 KEYS = Bound(share=0.05, amount=100)
 ENTRIES = Bound(amount=50)  # the lanes hold what is in work, and the moment decides how much
@@ -147,8 +150,9 @@ class Soak:
         verdicts = [judge(name, figures, bound) for name, figures, bound in of_server]
         for name in warm[0].processes:
             held = [one.processes[name] for one in warm]
+            memory = SERVER_PAGES if name == "redis" else MEMORY
             verdicts += [
-                judge(f"{name} RSS", [one.rss_bytes for one in held], MEMORY),
+                judge(f"{name} RSS", [one.rss_bytes for one in held], memory),
                 judge(f"{name} descriptors", [one.fds for one in held], HANDLES),
                 judge(f"{name} threads", [one.threads for one in held], HANDLES),
             ]
