@@ -8,7 +8,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 TOOLS  ?= .tools
 SEED   ?= 1
-MINUTES ?= 10
 # Arguments for pytest, for instance: make test ARGS="-k lease -x"
 ARGS   ?=
 
@@ -21,9 +20,9 @@ PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
 QUICK   = -m "not slow"
 PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
-TYPED   := $(PACKAGES) tests/support tests/chaos tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
+TYPED   := $(PACKAGES) tests/support tests/chaos tests/soak tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
 
-.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all chaos chaos-long \
+.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all chaos chaos-long soak cycles \
         check format lint types layers gen gen-check protos lock lock-check fix clean
 
 help: ## Show this list
@@ -51,6 +50,12 @@ start-parallel: $(VENV)/.run ## Run dispatcher and workers on the Redis at REDIS
 load: $(VENV)/.dev ## Measure throughput, parallel speed-up and memory per task
 	@$(BIN)/python -m bench.load
 
+soak: $(VENV)/.dev ## Load real processes for MINUTES (30), and fail if anything of them grows
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)
+
+cycles: $(VENV)/.dev ## Open and cut thousands of streams, and fail if the dispatcher grows
+	@$(BIN)/python -m tests.soak.cycles
+
 test: $(VENV)/.dev ## Run the tests but the slow ones; what needs a missing tool is skipped and says so
 	@$(PYTEST)
 
@@ -66,7 +71,7 @@ chaos: $(VENV)/.dev ## Break a real system in every way at once and count what i
 	@$(BIN)/python -m tests.chaos --seed $(SEED)
 
 chaos-long: $(VENV)/.dev ## The same with more tasks, for longer: SEED=1 MINUTES=10
-	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(or $(MINUTES),10)
 
 check: format lint types layers gen-check protos lock-check ## Check format, lint, types, layers, generated code, protos
 

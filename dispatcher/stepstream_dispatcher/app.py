@@ -27,6 +27,7 @@ from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.traces import SpanSink
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.rpc.dispatcher_service import DispatcherService
+from stepstream_dispatcher.rpc.intake import CallLimits
 from stepstream_dispatcher.rpc.json_calls import json_calls, json_schemas
 from stepstream_dispatcher.rpc.operator_service import OperatorService
 from stepstream_dispatcher.rpc.server import RpcServer
@@ -114,7 +115,16 @@ def options_of(settings: Settings) -> EngineOptions:
         results_max=settings.results_max,
         live_max=settings.queue_max,
         payload_bytes_max=settings.payload_max_bytes,
+        watchers_max=settings.watchers_max,
+        sessions_max=settings.sessions_max,
         synchronous=not settings.use_parallel_processing,
+    )
+
+
+def call_limits_of(settings: Settings) -> CallLimits:
+    """The gRPC server's slice of the settings."""
+    return CallLimits(
+        bytes_in_hand=settings.intake_max_bytes, streams_of_peer=settings.peer_streams_max
     )
 
 
@@ -145,7 +155,12 @@ async def serve(
     leave = stop or _stop_on_signals()
     engine = Engine(store=store, pipelines=pipelines, options=options_of(settings), spans=spans)
     dispatcher, operator = DispatcherService(engine), OperatorService(engine)
-    rpc = RpcServer(dispatcher=dispatcher, worker=WorkerService(engine), operator=operator)
+    rpc = RpcServer(
+        dispatcher=dispatcher,
+        worker=WorkerService(engine),
+        operator=operator,
+        limits=call_limits_of(settings),
+    )
     listener = open_listener(settings.http_address)
     grpc_port = await _open(engine, rpc, settings, leave)
     if grpc_port is None:

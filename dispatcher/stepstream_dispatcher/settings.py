@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     payload_max_bytes: int = Field(
         default=1_048_576, ge=1_024, le=4_194_304
     )  # of one input or output
+    intake_max_bytes: int = Field(
+        default=67_108_864, ge=16_777_216, le=17_179_869_184
+    )  # of requests that are not answered
+    watchers_max: int = Field(default=10_000, ge=1, le=1_000_000)  # watches and waits at once
+    peer_streams_max: int = Field(default=2_000, ge=1, le=1_000_000)  # those of one host
+    sessions_max: int = Field(default=5_000, ge=1, le=100_000)  # connected workers
     grace_s: float = Field(default=30.0, ge=0, le=3_600, allow_inf_nan=False)  # to drain in
     heartbeat_interval_s: float = Field(default=5.0, ge=0.05, le=60, allow_inf_nan=False)
     silence_limit_s: float = Field(

@@ -11,6 +11,7 @@ from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.store.local import LocalStore
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.redis import RedisStore
+from stepstream_dispatcher.store.redis_link import Link
 from tests.support.proxy import running_proxy
 from tests.support.stores import RedisBackend
 from tests.support.transitions import build
@@ -52,3 +53,30 @@ async def test_an_exhausted_pool_opens_no_fallback(redis: RedisBackend):
 
     assert Counter(call.result() for call in calls) == {StoreUnavailable.__name__: CALLERS}
     assert (diverted, journaled) == (False, 0)
+
+
+async def test_a_cancelled_reader_always_ends(redis: RedisBackend):
+    """Before Python 3.12 `asyncio.wait_for`, under which the driver writes, swallows some."""
+    link = Link(redis.url, connections_max=4, name="cancelled")
+
+    async def read_for_ever() -> None:
+        while True:
+            await link.ask(("PING",))
+
+    ends = []
+    for turns in range(200):
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(read_for_ever())
+            for _ in range(turns % 20):
+                await asyncio.sleep(0)
+            reader.cancel()
+            done, _ = await asyncio.wait([reader], timeout=0.5)
+            ends.append(reader in done)
+            while not reader.done():
+                reader.cancel()
+                await asyncio.sleep(0)
+    replies = await link.ask(*[("ECHO", str(number)) for number in range(4)])
+    await link.close()
+
+    assert ends == [True] * 200
+    assert replies == [b"0", b"1", b"2", b"3"]

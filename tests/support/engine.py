@@ -276,7 +276,8 @@ class Dispatcher:
             while len(outbox.handouts) < count:
                 await outbox.filled()
         session.batches += 1
-        taken, outbox.handouts = outbox.handouts, []
+        taken = outbox.take_handouts()
+        outbox.written()
         for handout in taken:
             handout.attempt.batch = session.batches
         return taken

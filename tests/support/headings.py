@@ -45,6 +45,8 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_redis_cut",
         "test_redis_slow",
         "test_reconciler",
+        "test_redis_full",
+        "test_never_reads",
     ),
     "statistics and monitoring": ("test_statistics", "test_tracing", "test_operate"),
 }

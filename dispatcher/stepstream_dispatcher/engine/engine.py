@@ -58,6 +58,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     results_max: int  # ended tasks kept beyond the time
     live_max: int  # live tasks beyond which Submit is refused
     payload_bytes_max: int
+    watchers_max: int = 10_000  # watches and waits at once
+    sessions_max: int = 5_000  # connected workers
     synchronous: bool = False  # every Submit waits until its task is at rest
 
 
@@ -83,7 +85,7 @@ class Engine:
         self.store = store
         self.catalog = Catalog(pipelines)
         self.sessions = Sessions()
-        self.watch = WatchHub(store=store)
+        self.watch = WatchHub(store=store, watchers_max=options.watchers_max)
         self.vocabulary = Vocabulary(self.catalog, learn=self._learn)
         self.overview = Overview(store=store, watch=self.watch, vocabulary=self.vocabulary)
         self.health: dict[str, LoopHealth] = {}
@@ -129,6 +131,7 @@ class Engine:
             leases=self.leases,
             catalog=self.catalog,
             dispatcher_id=options.dispatcher_id,
+            sessions_max=options.sessions_max,
             limit_ms_of=self._limit_ms_of,
             registered=self._registered,
             reaches=self._reaches,
@@ -326,9 +329,9 @@ class Engine:
         outages = [name for name, health in self.health.items() if health.outage]
         return "store_unavailable" if outages else None
 
-    async def _registered(self) -> None:
+    async def _registered(self, session: Session) -> None:
         self.intents.greet()
-        await self._roster.save()
+        await self._roster.enter(session)
 
     async def _returned(self) -> None:
         self.recovery.hold_back()

@@ -335,10 +335,8 @@ class Feeder:
         attempt.assignment_id = assignment_id(attempt.task_id, record)
         attempt.timeout_at = now + timeout_ms / 1000
         attempt.leased_at = now
-        session.outbox.handouts.append(
-            Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
-        )
-        session.outbox.notify()
+        handout = Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
+        session.outbox.hand_out(handout)
 
     # --- entries without room --------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ class Leases:
     async def worker_drains(self, session: Session) -> None:
         """A worker takes nothing more; what was not written to it yet is given back."""
         session.draining = True
-        unsent, session.outbox.handouts = session.outbox.handouts, []
+        unsent = session.outbox.take_handouts()
         tokens = [handout.attempt.record.lease for handout in unsent]
         await self.forget(session, tokens, "it drains")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -23,8 +23,6 @@ from stepstream_dispatcher.store.port import Store
 
 __all__ = ["Opened", "Reception"]
 
-SESSIONS_MAX: Final = 5_000
-
 _log = structlog.get_logger(__name__)
 
 
@@ -40,6 +38,7 @@ class Reception:
     """Opens sessions until the dispatcher leaves.
 
     Args:
+        sessions_max: Workers that may be connected at once.
         limit_ms_of: Limit of one attempt of a record.
         registered: Called after a session was added, so that the store knows of the worker.
         reaches: Whether a task can be read now; attempts at one that cannot stay with the worker.
@@ -54,8 +53,9 @@ class Reception:
         leases: Leases,
         catalog: Catalog,
         dispatcher_id: str,
+        sessions_max: int,
         limit_ms_of: Callable[[TaskRecord], int],
-        registered: Callable[[], Awaitable[None]],
+        registered: Callable[[Session], Awaitable[None]],
         reaches: Callable[[str], bool] = lambda _task_id: True,
     ) -> None:
         self._reaches = reaches
@@ -67,6 +67,8 @@ class Reception:
         self._dispatcher_id = dispatcher_id
         self._limit_ms_of = limit_ms_of
         self._registered = registered
+        self._sessions_max = sessions_max
+        self._arriving = 0  # sessions that are being opened, and are on no table yet
         self._closed = False
         self._opening: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -89,11 +91,12 @@ class Reception:
         session = Session(new_session_id(), hello, now=asyncio.get_running_loop().time())
         older = self._sessions.of_instance(hello.instance_id)
         held = {*older.attempts, *older.parked} if older else set()
-        adopted = {
-            item.lease_token: await self._adopt(session, item)
-            for item in hello.inventory
-            if item.lease_token not in held
-        }
+        with self._arrival(hello):
+            adopted = {
+                item.lease_token: await self._adopt(session, item)
+                for item in hello.inventory
+                if item.lease_token not in held
+            }
         queues, warnings = self._lanes(hello)
         # Nothing is awaited until the session is on the table with what it carries over, so that no
         # attempt is nobody's, whatever fails.
@@ -105,7 +108,7 @@ class Reception:
         try:
             if older is not None:
                 await self._supersede(older)
-            await self._registered()
+            await self._registered(session)
         except BaseException:  # its stream never begins, so nothing else would end it
             self._leases.broke(session)
             raise
@@ -126,8 +129,18 @@ class Reception:
         if protocol_version != PROTOCOL_VERSION:
             words = f"protocol version {protocol_version} is not served, only {PROTOCOL_VERSION}"
             raise ProtocolMismatch(words)
-        if len(self._sessions) >= SESSIONS_MAX:
-            raise RateLimited(f"{SESSIONS_MAX} workers are connected", retry_after_s=1.0)
+
+    @contextlib.contextmanager
+    def _arrival(self, hello: Hello) -> Iterator[None]:
+        """Refuse one worker too many; one that moves to a new stream takes its own place."""
+        taken = len(self._sessions) + self._arriving
+        if taken >= self._sessions_max and self._sessions.of_instance(hello.instance_id) is None:
+            raise RateLimited(f"{self._sessions_max} workers are connected", retry_after_s=1.0)
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
 
     def _lanes(self, hello: Hello) -> tuple[frozenset[str], list[str]]:
         """The lanes that it may be fed from: those of which it serves every step type."""

@@ -40,10 +40,18 @@ class Roster:
         for name, fields in current.items():
             known = self._saved.get(name)
             if known is None or known[0] != fields or now - known[1] >= SAVE_EVERY_S:
-                await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
-                self._saved[name] = (fields, now)
+                await self._write(name, fields)
         for name in [name for name in self._saved if name not in current]:
             await self._left(name)
+
+    async def enter(self, session: Session) -> None:
+        """Write one worker that has come; when many come at once, each is written once."""
+        await self._write(session.hello.worker_name, self._describe(session))
+
+    async def _write(self, name: str, fields: dict[str, str | int]) -> None:
+        now = asyncio.get_running_loop().time()
+        await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
+        self._saved[name] = (fields, now)
 
     async def save_all(self) -> None:
         """Write every worker, to a store that may know none of them."""

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 RECEIPTS_MAX: Final = 10_000  # receipts that may wait for a worker that does not read
+UNREAD_BYTES_MAX: Final = 8 * 1024 * 1024  # of payloads that wait for it; two full batches
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,11 @@ class Handout(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int
     data: dict[str, bytes]  # fields of task:data
 
+    @property
+    def size(self) -> int:
+        """Bytes of its payloads."""
+        return sum(map(len, self.data.values()))
+
 
 class ReceiptWord(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one result; `status` is a word of ReceiptStatus."""
@@ -95,8 +101,9 @@ class CancelWord(msgspec.Struct, frozen=True, kw_only=True):
 class Outbox:
     """What waits to be written to one worker; one writer takes all of it at once.
 
-    Bounded by the worker's credit (handouts, cancels) and by `RECEIPTS_MAX`: the reader of the
-    stream waits in `room` before it takes another frame.
+    Bounded by the worker's credit (handouts, cancels), which is nothing while `UNREAD_BYTES_MAX`
+    wait, and by `RECEIPTS_MAX`: the reader of the stream waits in `room` before it takes another
+    frame.
     """
 
     def __init__(self) -> None:
@@ -109,6 +116,8 @@ class Outbox:
         self.closing = False  # the dispatcher ends the stream once all is written
         self.half_closed = False  # the worker will say nothing more
         self.superseded = False  # the instance has opened a newer stream
+        self._waiting_bytes = 0  # of handouts
+        self._writing_bytes = 0  # of those that the writer has taken, and not written
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -119,6 +128,30 @@ class Outbox:
         return not (self.handouts or self.receipts or self.cancels or self.drain) and (
             self.not_owned is None
         )
+
+    @property
+    def clogged(self) -> bool:
+        """Whether so much is unread that nothing should be handed out."""
+        return self._waiting_bytes + self._writing_bytes >= UNREAD_BYTES_MAX
+
+    def hand_out(self, handout: Handout) -> None:
+        """Leave an assignment for the writer, and wake it."""
+        self.handouts.append(handout)
+        self._waiting_bytes += handout.size
+        self.notify()
+
+    def take_handouts(self) -> list[Handout]:
+        """Take all that waits to be handed out; say `written` when it has gone out."""
+        taken, self.handouts = self.handouts, []
+        self._writing_bytes += self._waiting_bytes
+        self._waiting_bytes = 0
+        return taken
+
+    def written(self) -> bool:
+        """What was taken has gone out; returns whether that unclogs it."""
+        was_clogged = self.clogged
+        self._writing_bytes = 0
+        return was_clogged and not self.clogged
 
     def notify(self) -> None:
         """Wake the writer."""
@@ -152,6 +185,7 @@ class Session:
         self.parked: dict[str, Attempt] = {}  # ended; the worker keeps the result, and no slot
         self.unseen: dict[str, bool] = {}  # brought along while their tasks were away: has it ended
         self.outbox = Outbox()
+        self.reports = 0  # groups of results that are being recorded
         self.leasing = 0  # rounds of lease commits under way that have attempts for it
         self.draining = False
         self.dismissed = False  # an operator has told it to leave
@@ -169,7 +203,7 @@ class Session:
     @property
     def free(self) -> int:
         """Attempts that it takes now."""
-        if self.reserved or self.left:
+        if self.reserved or self.left or self.outbox.clogged:
             return 0
         unseen = sum(not has_ended for has_ended in self.unseen.values())
         return max(0, self.max_in_flight - len(self.attempts) - unseen)

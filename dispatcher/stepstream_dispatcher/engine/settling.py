@@ -19,6 +19,8 @@ from stepstream_dispatcher.store.port import Store, Verdict
 
 __all__ = ["Held", "Settlement", "Settling"]
 
+REPORT_BYTES_MAX: Final = 64 * 1024 * 1024  # of results that are being recorded, of all workers
+
 _WORDS: Final = {Verdict.DUPLICATE: "DUPLICATE", Verdict.NOT_FOUND: "UNKNOWN"}
 
 _log = structlog.get_logger(__name__)
@@ -63,6 +65,9 @@ class Settling:
         self._committer = committer
         # As long as the attempts out with workers: a report's slots are its own.
         self._received: asyncio.Queue[tuple[Session, Sequence[Settlement]]] = asyncio.Queue()
+        self._bytes = 0  # of results that are being recorded
+        self._has_room = asyncio.Event()
+        self._has_room.set()
 
     async def run(self) -> None:
         """Record what is received, many reports side by side, until cancelled."""
@@ -70,6 +75,22 @@ class Settling:
             while True:
                 session, settlements = await self._received.get()
                 group.create_task(self._record_and_answer(session, settlements))
+
+    async def room(self, session: Session) -> None:
+        """Wait until another report of a worker may be read.
+
+        While too much is being recorded, a worker is read only if none of that is its own: one that
+        sends faster than results are recorded waits, and every other one has its turn.
+        """
+        while session.reports and not self._has_room.is_set():
+            await self._has_room.wait()
+
+    def _hold(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes < REPORT_BYTES_MAX:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
 
     def receive(self, session: Session, settlements: Sequence[Settlement]) -> None:
         """Take settled attempts off the table at once, so that their slots are free.
@@ -87,6 +108,8 @@ class Settling:
         near = [one for one in settlements if self._reaches(_task_of(one))]
         away = [one for one in settlements if not self._reaches(_task_of(one))]
         for reports in filter(None, (near, away)):
+            session.reports += 1
+            self._hold(sum(map(_size_of, reports)))
             self._received.put_nowait((session, reports))
 
     async def _record_and_answer(self, session: Session, settlements: Sequence[Settlement]) -> None:
@@ -98,6 +121,8 @@ class Settling:
         except StepstreamError as error:
             _log.error("results could not be recorded", error=str(error))
         finally:
+            session.reports -= 1
+            self._hold(-sum(map(_size_of, settlements)))
             if not receipts:
                 receipts = [self._keep(session, settlement) for settlement in settlements]
             for settlement, receipt in zip(settlements, receipts, strict=True):
@@ -214,6 +239,10 @@ def _fact_of(session: Session, settlement: Settlement) -> Fact:
 def _progress_of(attempt: Attempt, held: Held, progress: float) -> Proposal:
     fact = Progressed(token=held.lease_token, progress=progress, note=held.note)
     return Proposal(task_id=attempt.task_id, record=attempt.record, fact=fact)
+
+
+def _size_of(settlement: Settlement) -> int:
+    return len(settlement.fact.output) if isinstance(settlement.fact, Completed) else 0
 
 
 def _task_of(settlement: Settlement) -> str:

@@ -24,7 +24,6 @@ __all__ = ["GapFrame", "SnapshotFrame", "Tap", "WatchFrame", "WatchHub"]
 
 BACKSTOP_S: Final = 2.0  # longest time that an event can be late when every push is lost
 PUSHED_MAX: Final = 256  # pushed events that wait for a slow watcher; then it reads the history
-WATCHERS_MAX: Final = 10_000
 
 
 class SnapshotFrame(msgspec.Struct, frozen=True):
@@ -95,10 +94,15 @@ class Tap(Protocol):
 
 
 class WatchHub:
-    """Hands events to watchers."""
+    """Hands events to watchers.
 
-    def __init__(self, *, store: Store) -> None:
+    Args:
+        watchers_max: How many may follow at once.
+    """
+
+    def __init__(self, *, store: Store, watchers_max: int) -> None:
         self._store = store
+        self._watchers_max = watchers_max
         self._watchers: dict[str, set[_Watcher]] = {}
         self._taps: list[Tap] = []
         self._hears = False  # whether events of other processes arrive
@@ -202,8 +206,8 @@ class WatchHub:
 
     @contextlib.contextmanager
     def _mailbox(self, task_id: str) -> Iterator[_Watcher]:
-        if self._amount >= WATCHERS_MAX:
-            raise RateLimited(f"{WATCHERS_MAX} watchers are connected", retry_after_s=1.0)
+        if self._amount >= self._watchers_max:
+            raise RateLimited(f"{self._watchers_max} watchers are connected", retry_after_s=1.0)
         watcher = _Watcher()
         self._amount += 1
         self._watchers.setdefault(task_id, set()).add(watcher)

@@ -183,7 +183,7 @@ def registered(
 def frames_of(session: Session) -> Iterator[api.WorkResponse]:
     """Take all that waits in an outbox: one frame, or more where a batch is long."""
     outbox = session.outbox
-    handouts, outbox.handouts = outbox.handouts, []
+    handouts = outbox.take_handouts()
     first = _first_frame(outbox)
     chunks = _chunks(handouts)
     for chunk in chunks:
@@ -239,7 +239,7 @@ def _chunks(handouts: list[Handout]) -> Iterator[list[Handout]]:
     chunk: list[Handout] = []
     room = BATCH_BYTES_MAX
     for handout in handouts:
-        size = ASSIGNMENT_BYTES + sum(map(len, handout.data.values()))
+        size = ASSIGNMENT_BYTES + handout.size
         if chunk and size > room:
             yield chunk
             chunk, room = [], BATCH_BYTES_MAX

@@ -23,12 +23,16 @@ from stepstream.v1.worker_service_pb2_grpc import (
     add_WorkerServiceServicer_to_server,
 )
 from stepstream_dispatcher.addresses import ListenError, split_address
+from stepstream_dispatcher.rpc.intake import CallIntake, CallLimits
 from stepstream_dispatcher.rpc.reflection import add_reflection
 from stepstream_dispatcher.rpc.status import StatusInterceptor
 
-__all__ = ["MESSAGE_BYTES_MAX", "RpcServer"]
+__all__ = ["MESSAGE_BYTES_MAX", "METADATA_BYTES_MAX", "RpcServer"]
 
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a batch of 4 MiB and what surrounds it
+# All headers of a call. gRPC has a soft limit below the hard one, between which it refuses some
+# calls and lets others pass; with both the same, a call always ends the same way.
+METADATA_BYTES_MAX: Final = 16 * 1024
 
 _OPTIONS: Final = (
     # One process, one port: a second server at the same port fails, not takes half the calls.
@@ -45,7 +49,9 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Clients ping every 10 s; the default of 300 s would end their connections.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.enable_channelz", 1),
 )
 
@@ -70,6 +76,7 @@ class RpcServer:
         dispatcher: What clients call.
         worker: What workers call.
         operator: What operators call.
+        limits: How much of it at once.
     """
 
     def __init__(
@@ -78,10 +85,12 @@ class RpcServer:
         dispatcher: DispatcherServiceServicer,
         worker: WorkerServiceServicer,
         operator: OperatorServiceServicer,
+        limits: CallLimits | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._worker = worker
         self._operator = operator
+        self._limits = limits or CallLimits()
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -97,7 +106,8 @@ class RpcServer:
         Raises:
             ListenError: The address is in use or not ours.
         """
-        server = grpc.aio.server(interceptors=[StatusInterceptor()], options=_OPTIONS)
+        interceptors = [StatusInterceptor(), CallIntake(self._limits)]  # the outer one first
+        server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
         add_DispatcherServiceServicer_to_server(self._dispatcher, server)
         add_WorkerServiceServicer_to_server(self._worker, server)
         add_OperatorServiceServicer_to_server(self._operator, server)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc
 
-from stepstream.errors import RemoteProtocolError, SessionSuperseded
+from stepstream.errors import RateLimited, RemoteProtocolError, SessionSuperseded
 from stepstream.session import HALF_CLOSE, Role
 from stepstream.session import Session as Protocol
 from stepstream.v1 import worker_service_pb2 as api
@@ -20,6 +20,9 @@ from stepstream_dispatcher.rpc import _frames as frames
 __all__ = ["WorkerService"]
 
 REGISTER_WITHIN_S: Final = 10.0  # a stream that says nothing is closed
+SILENT_MAX: Final = (
+    5_000  # streams that have not said who they are; as many as there may be workers
+)
 
 
 class WorkerService(WorkerServiceServicer):
@@ -27,6 +30,7 @@ class WorkerService(WorkerServiceServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._silent = 0
 
     async def Work(  # type: ignore[override]  # the read/write form
         self, request_iterator: Any, context: Any
@@ -45,13 +49,21 @@ class WorkerService(WorkerServiceServicer):
         if session.outbox.superseded:
             raise SessionSuperseded("a newer stream of this worker instance took over")
 
-    async def _open(self, protocol: Protocol, context: Any) -> Opened | None:
+    async def _first_frame(self, context: Any) -> Any:
+        if self._silent >= SILENT_MAX:
+            raise RateLimited(f"{SILENT_MAX} streams wait to register", retry_after_s=1.0)
+        self._silent += 1
         try:
             async with asyncio.timeout(REGISTER_WITHIN_S):
-                frame = await context.read()
+                return await context.read()
         except TimeoutError:
             words = f"no register within {REGISTER_WITHIN_S:g} s"
             raise RemoteProtocolError(words) from None
+        finally:
+            self._silent -= 1
+
+    async def _open(self, protocol: Protocol, context: Any) -> Opened | None:
+        frame = await self._first_frame(context)
         if frame is grpc.aio.EOF:
             return None
         protocol.receive(frames.parts_of(frame))
@@ -82,6 +94,7 @@ class WorkerService(WorkerServiceServicer):
     async def _read(self, protocol: Protocol, session: Session, context: Any) -> None:
         while True:
             await session.outbox.room()
+            await self._engine.settling.room(session)
             frame = await context.read()
             if frame is grpc.aio.EOF:
                 break
@@ -118,6 +131,8 @@ class WorkerService(WorkerServiceServicer):
             for frame in frames.frames_of(session):
                 protocol.send(frames.parts_of(frame))
                 await context.write(frame)
+            if outbox.written():
+                self._engine.sessions.stir()
             done = outbox.half_closed and not session.settling and outbox.empty
             if done or outbox.closing or outbox.superseded:
                 return

@@ -43,7 +43,7 @@ from stepstream_dispatcher.store.redis_ping import ping_afresh
 from stepstream_dispatcher.store.redis_reads import RedisReads
 from stepstream_dispatcher.store.redis_registry import RedisRegistry
 from stepstream_dispatcher.store.redis_repair import RedisRepairs
-from stepstream_dispatcher.store.redis_scripts import DROP_TIMERS, TRIM, keep_up
+from stepstream_dispatcher.store.redis_scripts import DROP_TIMERS, TRIM, keep
 from stepstream_dispatcher.store.redis_signals import RedisSignals
 
 __all__ = ["RedisStore"]
@@ -187,7 +187,8 @@ class RedisStore:
         """See Store.keep_pipelines."""
         pairs = [part for pair in definitions.items() for part in pair]
         if pairs:
-            await keep_up(self._link, (["HSET"], self.keys.pipelines, pairs))
+            key = self.keys.pipelines
+            await keep(self._link, [key], ("HSET", key, *pairs))
 
     async def pipelines(self) -> dict[str, bytes]:
         """See Store.pipelines."""

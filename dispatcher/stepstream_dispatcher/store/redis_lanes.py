@@ -21,7 +21,7 @@ from stepstream_dispatcher.store.redis_link import (
     heeding_cancels,
     open_connection,
 )
-from stepstream_dispatcher.store.redis_scripts import DISCARD, keep_up
+from stepstream_dispatcher.store.redis_scripts import DISCARD, keep
 
 __all__ = ["RedisLanes"]
 
@@ -62,8 +62,7 @@ class RedisLanes:
         for queue in queues:
             try:
                 lane = self._keys.stream(queue)
-                create = (["XGROUP", "CREATE"], lane, [GROUP, "0", "MKSTREAM"])
-                await keep_up(self._link, create)
+                await keep(self._link, [lane], ("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM"))
                 self.made += 1
             except redis_errors.ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):

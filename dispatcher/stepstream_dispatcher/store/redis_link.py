@@ -4,9 +4,11 @@ Theory of operation. redis-py repeats a command whose reply was lost, which for 
 not idempotent means twice; so its own retry is off and `ask` here decides. Replies are taken raw
 (RESP2, pinned): what a command answers is then the same whatever the driver's version makes of it.
 A connection on which anything but a complete reply was read is closed, never reused, so that no
-caller can be given another's answer. A caller that finds no free connection in time is told that
-the store is busy, which must never be taken for a store that is away: unless the calls that do have
-one fail, and then it is told what they are.
+caller can be given another's answer. The driver writes under `asyncio.wait_for`, which before
+Python 3.12 swallows a cancellation that comes just as the write ends; `heeding_cancels` brings it back.
+A caller that finds no free connection in time is told that the store is busy, which must never be
+taken for a store that is away: unless the calls that do have one fail, and then it is told what
+they are.
 """
 
 from __future__ import annotations
@@ -198,18 +200,17 @@ class Link:
             raise StoreBusy(words, retry_after_s=BUSY_RETRY_S) from None
 
     async def _connected(self) -> AbstractConnection:
+        connection: AbstractConnection | None = None
         try:
             with heeding_cancels():
-                connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        except (*LOST, redis_errors.ResponseError) as error:
-            raise StoreUnreachable(f"redis cannot be reached: {error}") from error
-        try:
-            with heeding_cancels():
-                await connection.check_health()  # type: ignore[no-untyped-call]
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+                await connection.check_health()
         except BaseException as error:
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
-            if isinstance(error, LOST):
+            refused = isinstance(error, redis_errors.ResponseError) and connection is None
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+                await self._pool.release(connection)
+            if refused or isinstance(error, LOST):
                 raise StoreUnreachable(f"redis cannot be reached: {error}") from error
             raise
         return connection

@@ -9,7 +9,7 @@ from stepstream_dispatcher.store.codec import field_text
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Intents
 from stepstream_dispatcher.store.redis_link import Link, StoreClock
-from stepstream_dispatcher.store.redis_scripts import FORGET, keep_up
+from stepstream_dispatcher.store.redis_scripts import FORGET, keep
 
 __all__ = ["WORKER_KEPT_S", "RedisRegistry"]
 
@@ -36,8 +36,8 @@ class RedisRegistry:
     async def beat(self) -> None:
         """See Store.beat."""
         now_ms = await self.read_clock()
-        beat = (["ZADD"], self._keys.dispatchers, [str(now_ms), self._dispatcher_id])
-        await keep_up(self._link, beat)
+        key = self._keys.dispatchers
+        await keep(self._link, [key], ("ZADD", key, now_ms, self._dispatcher_id))
 
     async def dispatchers(self) -> dict[str, int]:
         """See Store.dispatchers."""
@@ -58,11 +58,12 @@ class RedisRegistry:
         key = self._keys.worker(name)
         flat = [part for field, value in fields.items() for part in (field, field_text(value))]
         now_ms = await self.read_clock()
-        await keep_up(
+        await keep(
             self._link,
-            (["HSET"], key, flat),
-            (["EXPIRE"], key, [str(WORKER_KEPT_S)]),
-            (["ZADD"], self._keys.workers, [str(now_ms), name]),
+            [key, self._keys.workers],
+            ("HSET", key, *flat),
+            ("EXPIRE", key, WORKER_KEPT_S),
+            ("ZADD", self._keys.workers, now_ms, name),
         )
 
     async def workers(self) -> dict[str, dict[str, str]]:
@@ -87,7 +88,8 @@ class RedisRegistry:
     async def pause(self, queue: str) -> None:
         """See Store.pause."""
         now_ms = await self.read_clock()
-        await keep_up(self._link, (["ZADD"], self._keys.paused, ["NX", str(now_ms), queue]))
+        key = self._keys.paused
+        await keep(self._link, [key], ("ZADD", key, "NX", now_ms, queue))
 
     async def resume(self, queue: str) -> None:
         """See Store.resume."""
@@ -98,10 +100,11 @@ class RedisRegistry:
         now_ms = await self.read_clock()
         oldest_ms = now_ms - DISMISSAL_KEPT_S * 1000
         key = self._keys.draining
-        await keep_up(
+        await keep(
             self._link,
-            (["ZADD"], key, ["NX", str(now_ms), instance_id]),
-            (["ZREMRANGEBYSCORE"], key, ["-inf", str(oldest_ms)]),
+            [key],
+            ("ZADD", key, "NX", now_ms, instance_id),
+            ("ZREMRANGEBYSCORE", key, "-inf", oldest_ms),
         )
 
     async def forget_dismissal(self, instance_id: str) -> None:

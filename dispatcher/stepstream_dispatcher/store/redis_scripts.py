@@ -10,7 +10,7 @@ from typing import Any, Final
 from redis import exceptions as redis_errors
 
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
-from stepstream_dispatcher.store.redis_link import Link
+from stepstream_dispatcher.store.redis_link import Command, Link
 
 __all__ = [
     "DISCARD",
@@ -25,7 +25,7 @@ __all__ = [
     "TALLY",
     "TRIM",
     "Script",
-    "keep_up",
+    "keep",
 ]
 
 
@@ -75,18 +75,21 @@ RECOUNT: Final = Script("recount", shebang=_ALLOWED_WHEN_FULL)
 UPKEEP: Final = Script("upkeep", shebang=_ALLOWED_WHEN_FULL)
 
 
-async def keep_up(link: Link, *commands: tuple[Sequence[str], str, Sequence[str | bytes]]) -> None:
-    """Write what a full Redis must take too, all of it at once.
+async def keep(link: Link, keys: Sequence[str], *commands: Command) -> None:
+    """Carry out commands also when Redis is full; atomic.
+
+    Idempotence: only for commands that may be carried out twice.
 
     Args:
-        link: Connections.
-        commands: Of each the words before its key, the key, and the words behind it.
+        keys: All that the commands name.
 
     Raises:
-        redis.exceptions.ResponseError: A command is at fault; those before it were carried out.
+        redis.exceptions.ResponseError: A command failed; those before it are carried out.
         StoreUnavailable: See Link.ask.
     """
-    arguments: list[str | bytes] = []
-    for before, _, behind in commands:
-        arguments += [str(len(before)), str(len(before) + len(behind)), *before, *behind]
-    await UPKEEP.run(link, [key for _, key, _ in commands], arguments)
+    words = [
+        word if isinstance(word, bytes) else str(word)
+        for command in commands
+        for word in (len(command), *command)
+    ]
+    await UPKEEP.run(link, keys, words)

@@ -1,17 +1,15 @@
 -- stepstream/upkeep version 1
 --
--- Purpose: what dispatchers write about themselves and for operators, which a full Redis must take.
--- KEYS   one for each command, in order.
--- ARGV   for each command: how many of its words stand before the key, how many there are, the words.
--- Reply  1
--- Cost   one command for each key.
+-- Purpose: carry out commands that a full Redis would refuse, and without which its work does not drain:
+--          who is alive, which lanes there are, what operators want.
+-- KEYS   every key that a command names.
+-- ARGV   for each command how many words it has, then these.
+-- Effect that of the commands, in order; the first that fails ends it.
+-- Cost   the commands, a handful of words each.
 
 local at = 1
-for i = 1, #KEYS do
-  local before, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local words = { unpack(ARGV, at + 2, at + 1 + count) }
-  table.insert(words, before + 1, KEYS[i])
-  redis.call(unpack(words))
-  at = at + 2 + count
+while at <= #ARGV do
+  local words = tonumber(ARGV[at])
+  redis.call(unpack(ARGV, at + 1, at + words))
+  at = at + words + 1
 end
-return 1

@@ -6,6 +6,7 @@ import pytest
 
 from stepstream_dispatcher.core.facts import CancelAsked, Completed
 from stepstream_dispatcher.core.record import Event, EventType, Stage, Transition
+from stepstream_dispatcher.engine import sessions
 from stepstream_dispatcher.engine.committer import Proposal
 from stepstream_dispatcher.store.port import Entry
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
@@ -47,6 +48,30 @@ async def test_credit_is_never_exceeded(dispatcher: Dispatcher):
 
     assert (len(handouts), len(session.attempts), len(session.outbox.handouts)) == (3, 3, 0)
     assert len(await dispatcher.pending()) == 3
+
+
+@feeding
+async def test_a_worker_that_does_not_read_is_handed_no_more(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+):
+    """What it has not read is bounded by bytes; another worker gets the rest."""
+    monkeypatch.setattr(sessions, "UNREAD_BYTES_MAX", 4)
+    session = await dispatcher.connect(slots=10)
+    for _ in range(4):
+        await dispatcher.submit(b"xx")
+        await pass_time(0.1)
+    assert (len(session.outbox.handouts), session.free) == (2, 0)
+
+    other = await dispatcher.connect("worker-2", slots=1)
+    await dispatcher.handed_out(other)
+    taken = session.outbox.take_handouts()
+    await pass_time(5)
+    assert (len(taken), len(session.outbox.handouts), session.free) == (2, 0, 0)
+
+    assert session.outbox.written()
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.1)
+    assert len(session.outbox.handouts) == 1
 
 
 @feeding

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stepstream.errors import Draining, ProtocolMismatch, StoreUnavailable
+from stepstream.errors import Draining, ProtocolMismatch, RateLimited, StoreUnavailable
 from stepstream_dispatcher.core.facts import Completed
 from stepstream_dispatcher.core.record import EventType, Stage
 from stepstream_dispatcher.engine.sessions import Handout, Inventory, Session
@@ -38,6 +38,37 @@ async def test_leaving_dispatcher_refuses(dispatcher: Dispatcher):
 
     with pytest.raises(Draining):
         await dispatcher.connect()
+
+
+@open_to_all
+async def test_workers_are_limited_and_one_that_moves_keeps_its_place(dispatcher: Dispatcher):
+    dispatcher.engine.reception._sessions_max = 2
+    await dispatcher.connect("worker-1")
+    await dispatcher.connect("worker-2")
+
+    with pytest.raises(RateLimited, match="2 workers are connected") as refused:
+        await dispatcher.connect("worker-3")
+    await dispatcher.connect("worker-2")
+
+    assert refused.value.retry_after_s == 1.0
+
+
+@open_to_all
+async def test_workers_that_come_at_the_same_time_are_limited(dispatcher: Dispatcher):
+    dispatcher.engine.reception._sessions_max = 2
+    brings = Inventory(assignment_id="t/translate/1", lease_token="x", elapsed_s=0, settled=False)
+
+    async def connect(name: str) -> bool:
+        try:
+            await dispatcher.connect(name, inventory=(brings,))
+        except RateLimited:
+            return False
+        return True
+
+    async with asyncio.TaskGroup() as group:
+        dials = [group.create_task(connect(f"worker-{number}")) for number in range(4)]
+
+    assert sum(dial.result() for dial in dials) == 2
 
 
 @open_to_all

@@ -1,6 +1,8 @@
 """What every replica may read about the workers of this one."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Mapping
 
 from tests.support.engine import Dispatcher, with_dispatcher
 from tests.support.virtual_time import pass_time
@@ -21,6 +23,25 @@ async def test_worker_is_known_as_soon_as_it_is_registered(dispatcher: Dispatche
     assert fields["max_in_flight"] == "3"
     assert fields["dispatcher"] == "dispatcher-1"
     assert fields["current_tasks"] == "0"
+
+
+@rostered
+async def test_each_of_many_that_come_at_once_is_written_once(dispatcher: Dispatcher):
+    """And once more at most by the loop, which may be at it."""
+    written: Counter[str] = Counter()
+    save = dispatcher.store.save_worker
+
+    async def counted(name: str, fields: Mapping[str, str | int]) -> None:
+        written[name] += 1
+        await save(name, fields)
+
+    dispatcher.store.save_worker = counted  # type: ignore[method-assign]
+    async with asyncio.TaskGroup() as group:
+        for number in range(50):
+            group.create_task(dispatcher.connect(f"worker-{number}"))
+
+    assert len(written) == 50
+    assert max(written.values()) <= 2
 
 
 @rostered

@@ -7,6 +7,7 @@ import pytest
 
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Released
 from stepstream_dispatcher.core.record import Stage, Transition
+from stepstream_dispatcher.engine import settling as module
 from stepstream_dispatcher.engine.sessions import Handout, Session
 from stepstream_dispatcher.engine.settling import Held
 from stepstream_dispatcher.store.port import CommitFailed, CommitKind
@@ -254,3 +255,35 @@ async def test_worker_that_drains_gives_back_what_is_handed_out_at_once(dispatch
         (handout,) = await dispatcher.handed_out(session)
 
     assert (await dispatcher.record(handout.attempt.task_id)).releases == 0
+
+
+@settling
+async def test_a_worker_that_reports_faster_than_is_recorded_waits(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+):
+    """At the limit it is not read any more; another one is, as long as nothing of it waits."""
+    part = dispatcher.engine.settling
+    session, handout = await running(dispatcher)
+    other = await dispatcher.connect("worker-2", slots=1)
+    report = settlement(handout, completed(handout))
+    monkeypatch.setattr(module, "REPORT_BYTES_MAX", 2 * len(b"output"))
+    dispatcher.store.slow.clear()
+    read = []
+
+    async def read_when_there_is_room(reader: Session) -> None:
+        await part.room(reader)
+        read.append(reader.hello.worker_name)
+
+    part.receive(session, [report])
+    await read_when_there_is_room(session)
+    part.receive(session, [report])
+    await read_when_there_is_room(other)
+    dispatcher.run(lambda: read_when_there_is_room(session))
+    await pass_time(10)
+    assert read == ["worker-1", "worker-2"]
+
+    dispatcher.store.slow.set()
+    await dispatcher.receipts(session, 2)
+    await pass_time(0.01)
+    assert read == ["worker-1", "worker-2", "worker-1"]
+    assert (part._bytes, session.reports) == (0, 0)

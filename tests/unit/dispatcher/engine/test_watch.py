@@ -18,7 +18,7 @@ from stepstream_dispatcher.core.facts import (
 )
 from stepstream_dispatcher.core.record import Event, Transition
 from stepstream_dispatcher.engine.committer import Proposal
-from stepstream_dispatcher.engine.watch import WATCHERS_MAX, GapFrame, SnapshotFrame, WatchFrame
+from stepstream_dispatcher.engine.watch import GapFrame, SnapshotFrame, WatchFrame
 from stepstream_dispatcher.store.port import Signal
 from tests.support.engine import Dispatcher, with_dispatcher
 from tests.support.virtual_time import pass_time
@@ -297,11 +297,14 @@ async def test_watchers_are_limited_and_leave_nothing_behind(dispatcher: Dispatc
     hub = dispatcher.engine.watch
     frames = hub.follow(task_id, after=None)
     await anext(frames)
-    hub._amount = WATCHERS_MAX
+    hub._watchers_max = 2
+    second = hub.follow(task_id, after=None)
+    await anext(second)
 
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimited, match="2 watchers are connected") as refused:
         await anext(hub.follow(task_id, after=None))
 
-    hub._amount = 1
+    assert refused.value.retry_after_s == 1.0
+    await second.aclose()
     await frames.aclose()
     assert (hub._amount, hub._watchers, hub._wanted.is_set()) == (0, {}, False)

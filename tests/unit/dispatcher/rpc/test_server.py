@@ -24,7 +24,8 @@ from stepstream.v1.dispatcher_service_pb2_grpc import (
 from stepstream.v1.operator_service_pb2_grpc import OperatorServiceServicer
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from stepstream_dispatcher.addresses import ListenError
-from stepstream_dispatcher.rpc.server import RpcServer
+from stepstream_dispatcher.rpc.server import METADATA_BYTES_MAX, RpcServer
+from tests.support.pace import lasts
 
 SERVICES = [
     "grpc.channelz.v1.Channelz",
@@ -222,6 +223,50 @@ async def test_message_over_eight_mebibytes_is_refused(address: str):
             await DispatcherServiceStub(channel).Submit(request)
 
     assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def metadata_answers(channel: grpc.aio.Channel, size: int) -> set[grpc.StatusCode]:
+    stub = health_pb2_grpc.HealthStub(channel)
+    codes = set()
+    for _ in range(20):
+        call = stub.Check(health_pb2.HealthCheckRequest(), metadata=[("padding", "x" * size)])
+        codes.add(await call.code())
+    return codes
+
+
+async def test_metadata_below_the_limit_always_passes(channel: grpc.aio.Channel):
+    """Between gRPC's own two limits some calls would be refused, at random."""
+    codes = await metadata_answers(channel, METADATA_BYTES_MAX - 1024)  # the other headers
+
+    assert codes == {grpc.StatusCode.OK}
+
+
+async def test_metadata_over_the_limit_is_always_refused(channel: grpc.aio.Channel):
+    assert await metadata_answers(channel, METADATA_BYTES_MAX + 1) == {
+        grpc.StatusCode.RESOURCE_EXHAUSTED
+    }
+
+
+@pytest.mark.slow
+async def test_a_client_that_pings_an_idle_connection_keeps_it(
+    address: str, capfd: pytest.CaptureFixture[str]
+):
+    """gRPC drops a connection after two pings that come too soon for it, which it says on stderr.
+
+    The clients ping every 20 s; the pings here come as soon as the server allows.
+    """
+    options = [
+        ("grpc.keepalive_time_ms", 6_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        await health(channel, "")
+        await lasts(6.0 * 5)
+        state = channel.get_state()
+
+    assert state is grpc.ChannelConnectivity.READY
+    assert "too_many_pings" not in capfd.readouterr().err
 
 
 async def test_address_in_use_is_a_clear_error(address: str):

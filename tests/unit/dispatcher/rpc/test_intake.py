@@ -1,0 +1,224 @@
+"""What is taken in at once, by bytes, calls and peers: at the limit, and one beyond."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from stepstream.v1 import dispatcher_service_pb2 as api
+from stepstream.v1.dispatcher_service_pb2_grpc import (
+    DispatcherServiceServicer,
+    DispatcherServiceStub,
+)
+from stepstream.v1.operator_service_pb2_grpc import OperatorServiceServicer
+from stepstream.v1.worker_service_pb2_grpc import WorkerServiceServicer
+from stepstream_dispatcher.rpc.intake import CallLimits, host_of
+from stepstream_dispatcher.rpc.server import RpcServer
+from tests.support.pace import before_the_next_look
+
+LIMIT = 20_000
+BURST = 4_000  # of which gRPC's defaults would drop a third, as CANCELLED
+NO_LIMIT = [("grpc.max_send_message_length", -1)]
+
+
+class Holding(DispatcherServiceServicer):
+    """Answers when it is let; counts those that were let in."""
+
+    def __init__(self) -> None:
+        self.let = asyncio.Event()
+        self.entered = asyncio.Semaphore(0)
+        self.bytes_at_once = 0
+        self.bytes_most = 0
+
+    async def Submit(self, request: api.SubmitRequest, context: Any) -> api.SubmitResponse:  # noqa: N802
+        self.bytes_at_once += request.ByteSize()
+        self.bytes_most = max(self.bytes_most, self.bytes_at_once)
+        self.entered.release()
+        await self.let.wait()
+        self.bytes_at_once -= request.ByteSize()
+        return api.SubmitResponse(task_id=request.pipeline)
+
+    async def WaitTask(self, request: api.WaitTaskRequest, context: Any) -> api.WaitTaskResponse:  # noqa: N802
+        self.entered.release()
+        await self.let.wait()
+        return api.WaitTaskResponse(timed_out=True)
+
+    async def WatchTask(self, request: api.WatchTaskRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        await context.write(api.WatchTaskResponse())
+        await self.let.wait()
+
+
+@pytest.fixture
+async def servicer() -> Holding:
+    return Holding()
+
+
+@pytest.fixture
+def limits() -> CallLimits:
+    return CallLimits(bytes_in_hand=LIMIT, streams_of_peer=2, calls=BURST, wait_s=0.05, read_s=0.2)
+
+
+@pytest.fixture
+async def channel(servicer: Holding, limits: CallLimits) -> AsyncIterator[grpc.aio.Channel]:
+    server = RpcServer(
+        dispatcher=servicer,
+        worker=WorkerServiceServicer(),
+        operator=OperatorServiceServicer(),
+        limits=limits,
+    )
+    port = await server.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=NO_LIMIT) as channel:
+        yield channel
+    await server.stop(0)
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> DispatcherServiceStub:
+    return DispatcherServiceStub(channel)
+
+
+def request_of(size: int) -> api.SubmitRequest:
+    """A request of exactly so many bytes."""
+    request = api.SubmitRequest(pipeline="p" * size)
+    request.pipeline = "p" * (2 * size - request.ByteSize())
+    assert request.ByteSize() == size
+    return request
+
+
+async def reasons(call: Any) -> tuple[grpc.StatusCode, str, float]:
+    """Status, reason and seconds until the next try of a call that is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    metadata: Any = dict(refused.value.trailing_metadata() or ())
+    status = Status.FromString(metadata["grpc-status-details-bin"])
+    info, retry = ErrorInfo(), RetryInfo()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    return refused.value.code(), info.reason, retry.retry_delay.ToTimedelta().total_seconds()
+
+
+REFUSED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", 1.0)
+
+
+async def test_a_call_below_the_limit_of_bytes_is_read(
+    servicer: Holding, stub: DispatcherServiceStub
+):
+    first = stub.Submit(request_of(LIMIT - 1))
+    await servicer.entered.acquire()
+
+    second = stub.Submit(request_of(1_000))
+    await servicer.entered.acquire()
+    servicer.let.set()
+
+    assert len([await first, await second]) == 2
+
+
+async def test_a_call_at_the_limit_of_bytes_is_refused(
+    servicer: Holding, stub: DispatcherServiceStub
+):
+    first = stub.Submit(request_of(LIMIT))
+    await servicer.entered.acquire()
+
+    assert await reasons(stub.Submit(request_of(1_000))) == REFUSED
+
+    servicer.let.set()
+    await first
+    assert (await stub.Submit(request_of(LIMIT))).task_id
+
+
+async def test_a_refused_request_is_never_in_memory(servicer: Holding, stub: DispatcherServiceStub):
+    """64 times the limit is offered; what is let in is the limit and those that read beside it."""
+    calls = [stub.Submit(request_of(LIMIT)) for _ in range(64)]
+    async with asyncio.timeout(10):
+        while sum(call.done() for call in calls) + servicer.entered._value < len(calls):
+            await before_the_next_look()
+    servicer.let.set()
+    codes = Counter([await call.code() for call in calls])
+
+    assert codes[grpc.StatusCode.RESOURCE_EXHAUSTED] >= 64 - 33
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert servicer.bytes_most <= LIMIT * 33
+
+
+async def test_a_burst_at_the_limit_of_calls_is_answered(
+    servicer: Holding, stub: DispatcherServiceStub, limits: CallLimits
+):
+    servicer.let.set()
+
+    calls = [stub.Submit(api.SubmitRequest()) for _ in range(BURST)]
+    codes = Counter([await call.code() for call in calls])
+
+    refused = codes.pop(grpc.StatusCode.RESOURCE_EXHAUSTED, 0)  # they waited for longer than 50 ms
+    assert codes == {grpc.StatusCode.OK: BURST - refused}
+
+
+async def test_one_call_too_many_is_refused(servicer: Holding, stub: DispatcherServiceStub):
+    calls = [stub.Submit(api.SubmitRequest()) for _ in range(BURST)]
+    for _ in range(BURST):
+        await servicer.entered.acquire()
+
+    assert await reasons(stub.Submit(api.SubmitRequest())) == REFUSED
+
+    servicer.let.set()
+    assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
+
+
+async def test_watches_and_waits_of_one_host_are_limited(
+    servicer: Holding, stub: DispatcherServiceStub
+):
+    watch: Any = stub.WatchTask(api.WatchTaskRequest())
+    await watch.read()
+    wait = stub.WaitTask(api.WaitTaskRequest())
+    await servicer.entered.acquire()
+
+    assert await reasons(stub.WaitTask(api.WaitTaskRequest())) == REFUSED
+    assert await reasons(stub.WatchTask(api.WatchTaskRequest()).read()) == REFUSED
+
+    servicer.let.set()
+    assert (await wait).timed_out
+    assert await watch.code() is grpc.StatusCode.OK
+    assert (await stub.WaitTask(api.WaitTaskRequest())).timed_out
+
+
+async def test_a_long_filter_is_refused(stub: DispatcherServiceStub):
+    request = api.WatchTasksRequest(states=["s" * 140_000])
+
+    code, reason, _ = await reasons(stub.WatchTasks(request).read())
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE")
+
+
+async def test_a_call_without_a_request_is_refused(channel: grpc.aio.Channel):
+    call: Any = channel.stream_unary("/stepstream.v1.DispatcherService/Submit")()
+    await call.done_writing()
+
+    code, reason, _ = await reasons(call)
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TASK")
+
+
+async def test_a_request_that_does_not_arrive_is_given_up(channel: grpc.aio.Channel):
+    call: Any = channel.stream_unary("/stepstream.v1.DispatcherService/Submit")()
+    await call.wait_for_connection()
+
+    assert await reasons(call) == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.0.0.1:5000", "ipv4:10.0.0.1"),
+        ("ipv6:%5B::1%5D:5000", "ipv6:%5B::1%5D"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_host_is_the_peer_without_its_port(peer: str, host: str):
+    assert host_of(peer) == host
