@@ -20,9 +20,9 @@ PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
 QUICK   = -m "not slow"
 PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
-TYPED   := $(PACKAGES) tests/support tests/chaos tests/soak tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
+TYPED   := $(PACKAGES) tests/support tests/chaos tests/mutants tests/soak tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
 
-.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all chaos chaos-long soak cycles \
+.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all chaos chaos-long mutants soak cycles \
         check format lint types layers gen gen-check protos lock lock-check fix clean
 
 help: ## Show this list
@@ -66,6 +66,9 @@ test-all: $(VENV)/.dev ## Run every test; a missing tool is a failure
 	@export STEPSTREAM_TEST_ALL=1; $(PYTEST)
 
 test-all: QUICK =
+
+mutants: $(VENV)/.dev ## Plant each seeded bug and see the tests catch it; ARGS="name ..." takes these alone
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 chaos: $(VENV)/.dev ## Break a real system in every way at once and count what is lost: SEED=1
 	@$(BIN)/python -m tests.chaos --seed $(SEED)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from stepstream.testing.tether import tethered
+from tests.mutants.launch import launched
 from tests.support.tree import ROOT
 
 __all__ = ["START_LIMIT_S", "Child", "News"]
@@ -71,7 +72,7 @@ class Child(asyncio.SubprocessProtocol):
         """Spawns the process in the root of the repository; it dies with this one."""
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: self,
-            *tethered(argv),
+            *tethered(launched(argv)),
             cwd=ROOT,
             env={"PATH": os.environ.get("PATH", ""), "PYTHONUNBUFFERED": "1", **env},
             stdin=asyncio.subprocess.DEVNULL,

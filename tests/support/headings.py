@@ -36,6 +36,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_poison",
         "test_drain_corners",
         "test_cut_points",
+        "test_clock_set",
     ),
     "queue integrity under load": (
         "test_integrity",
