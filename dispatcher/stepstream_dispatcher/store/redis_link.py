@@ -5,10 +5,10 @@ not idempotent means twice; so its own retry is off and `ask` here decides. Repl
 (RESP2, pinned): what a command answers is then the same whatever the driver's version makes of it.
 A connection on which anything but a complete reply was read is closed, never reused, so that no
 caller can be given another's answer. The driver writes under `asyncio.wait_for`, which before
-Python 3.12 swallows a cancellation that comes just as the write ends; `heeding_cancels` brings it back.
-A caller that finds no free connection in time is told that the store is busy, which must never be
-taken for a store that is away: unless the calls that do have one fail, and then it is told what
-they are.
+Python 3.12 swallows a cancellation that comes just as the write ends; `heeding_cancels` brings it
+back. A caller that finds no free connection in time is told that the store is busy, which must
+never be taken for a store that is away: unless the calls that do have one fail, and then it is told
+what they are.
 """
 
 from __future__ import annotations
