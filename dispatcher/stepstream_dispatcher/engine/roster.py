@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
+from weakref import WeakValueDictionary
 
 from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.store.port import Store
@@ -21,6 +22,7 @@ class Roster:
         self._store = store
         self._sessions = sessions
         self._dispatcher_id = dispatcher_id
+        self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._saved: dict[str, tuple[dict[str, str | int], float]] = {}
 
     async def run(self) -> None:
@@ -31,27 +33,30 @@ class Roster:
 
     async def save(self) -> None:
         """Write every worker that changed, and those that left."""
-        now = asyncio.get_running_loop().time()
         current = {
-            session.hello.worker_name: self._describe(session)
+            session.hello.worker_name: session
             for session in self._sessions
             if session.broken_at is None
         }
-        for name, fields in current.items():
-            known = self._saved.get(name)
-            if known is None or known[0] != fields or now - known[1] >= SAVE_EVERY_S:
-                await self._write(name, fields)
+        for session in current.values():
+            await self._write(session)
         for name in [name for name in self._saved if name not in current]:
             await self._left(name)
 
     async def enter(self, session: Session) -> None:
         """Write one worker that has come; when many come at once, each is written once."""
-        await self._write(session.hello.worker_name, self._describe(session))
+        await self._write(session)
 
-    async def _write(self, name: str, fields: dict[str, str | int]) -> None:
-        now = asyncio.get_running_loop().time()
-        await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
-        self._saved[name] = (fields, now)
+    async def _write(self, session: Session) -> None:
+        """Write a worker as it is now, if that is news; one write of a name at a time."""
+        name = session.hello.worker_name
+        writing = self._writing.setdefault(name, asyncio.Lock())
+        async with writing:
+            now, fields = asyncio.get_running_loop().time(), self._describe(session)
+            known = self._saved.get(name)
+            if known is None or known[0] != fields or now - known[1] >= SAVE_EVERY_S:
+                await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
+                self._saved[name] = (fields, now)
 
     async def save_all(self) -> None:
         """Write every worker, to a store that may know none of them."""
