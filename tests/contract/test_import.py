@@ -61,8 +61,13 @@ async def imported(store, journal, task_id):
 
 
 async def counted(redis):
-    """Every count that is not 0, as Redis keeps it."""
-    return {name: n for name, n in (await numbers(redis, redis.keys.count)).items() if n}
+    """Every count of tasks that is not 0, as Redis keeps it; those of sizes are right."""
+    counts = await numbers(redis, redis.keys.count)
+    assert counts.pop("listed", 0) == await redis.client.zcard(redis.keys.index)
+    assert counts.pop("timers", 0) == await redis.client.zcard(redis.keys.delayed)
+    lanes = [redis.keys.stream(queue) for queue in ("default", "checks")]
+    assert counts.pop("entries", 0) == sum([await redis.client.xlen(lane) for lane in lanes])
+    return {name: n for name, n in counts.items() if n}
 
 
 async def tallies(redis):

@@ -17,7 +17,7 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.load import Load, running_load, tell
 from tests.support.pace import before_the_next_look, lasts
 
-pytestmark = [pytest.mark.parallel, pytest.mark.slow]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow, pytest.mark.timeout(240)]
 
 HEALED_S = 60.0  # what is promised
 LOAD_S = 4.0  # before and after the fault

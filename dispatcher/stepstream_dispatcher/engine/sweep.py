@@ -50,6 +50,7 @@ from stepstream_dispatcher.store.port import Page, RepairableStore
 __all__ = ["CLAIM_S", "Report", "Sweep"]
 
 PAGE: Final = 500  # tasks; their survey takes Redis about 3 ms
+ENTRY_COST_S: Final = 1e-6  # of an entry that XRANGE answers, rounded up
 MEMBERS: Final = 1000  # of a sorted set, about as long
 LOOKS_MAX: Final = 5  # at a task that moves under every repair
 CLAIM_S: Final = 15.0  # a sweeper that is silent for this long is gone
@@ -101,6 +102,7 @@ class Sweep:
         self._census = Census()
         self._found: Counter[str] = Counter()
         self._tasks = 0
+        self._offers: set[tuple[str, str]] = set()  # queue and entry, at the beginning
         self._states: frozenset[str] = frozenset()  # those that have a sorted set
         self._claimed_at = 0.0
         self._holding = False  # trims are held back
@@ -139,6 +141,7 @@ class Sweep:
         if before.groupless:
             await self._store.ensure_lanes(sorted(before.groupless))
             self._found[Repair.LANES] += len(before.groupless)
+        await self._walk_offers()
         await self._walk_records()
         await self._walk_set(DELAYED)
         await self._walk_lanes()
@@ -174,16 +177,31 @@ class Sweep:
 
     # --- walking ---------------------------------------------------------------------------------
 
+    async def _walk_offers(self) -> None:
+        """Read the entries of all lanes: cheaper than to look for each alone.
+
+        What was there now and is gone when its record is met was destroyed in between, and shows.
+        """
+        for queue in self._queues:
+            after, more = "", True
+            while more:
+                entries = await self._store.lane_page(queue, after, count=PAGE, delivered=False)
+                self._offers.update((queue, entry.entry_id) for entry in entries)
+                await self._rest(len(entries) * ENTRY_COST_S)
+                more = len(entries) == PAGE
+                after = entries[-1].entry_id if entries else ""
+
     async def _walk_records(self) -> None:
         cursor, more = "", True
         while more:
             page = await self._store.record_page(cursor, count=PAGE)
-            survey = await self._store.survey(page.names, self._queues)
-            await self._judge(survey.sights)
-            await self._rest(page.cost_s + survey.cost_s)
+            survey = await self._store.survey(page.names, self._queues, how="quick")
+            looked_s = await self._judge(survey.sights)
+            await self._rest(page.cost_s + survey.cost_s + looked_s)
             cursor, more = page.cursor, bool(page.cursor)
 
-    async def _judge(self, sights: Sequence[Sight]) -> None:
+    async def _judge(self, sights: Sequence[Sight]) -> float:
+        """Mend what a page of records needs; returns what a closer look has cost."""
         needs: dict[Need, list[Sight]] = {need: [] for need in Need}
         mends: list[Mend] = []
         for sight in sights:
@@ -194,8 +212,17 @@ class Sweep:
             needs[need_of(sight)].append(sight)
             mends += mends_of(sight, self._states)
         self._orphans.note(needs[Need.HOLDER])
-        await self._queue_again(needs[Need.ENTRY])
+        unmet = [one for one in needs[Need.ENTRY] if not self._is_offered(one)]
+        survey = await self._store.survey([one.task_id for one in unmet], self._queues)
+        await self._queue_again([one for one in survey.sights if need_of(one) is Need.ENTRY])
         await self._mend(mends)
+        return survey.cost_s
+
+    def _is_offered(self, sight: Sight) -> bool:
+        """Whether a lane had the entry of a quick look, and somebody will come upon it."""
+        record = sight.record
+        there = record is not None and (record.queue, record.entry) in self._offers
+        return there and need_of(msgspec.structs.replace(sight, has_entry=True)) is Need.NOTHING
 
     async def _queue_again(self, sights: Sequence[Sight]) -> None:
         """Give queued tasks another entry; whoever has the old one in hand finds it obsolete."""
@@ -218,7 +245,7 @@ class Sweep:
     async def _walk_set(self, place: str) -> None:
         """Take out what has nothing to do in a sorted set."""
         async for page in self._members(place):
-            survey = await self._store.survey(page.names, self._queues, thorough=True)
+            survey = await self._store.survey(page.names, self._queues, how="thorough")
             found = (stray_of(sight, place) for sight in survey.sights)
             await self._mend([stray for stray in found if stray is not None], place)
             await self._rest(survey.cost_s)
@@ -282,7 +309,9 @@ class Sweep:
         self._unfinished = True
 
     async def _mends_of(self, task_ids: Sequence[str], place: str) -> list[Mend]:
-        survey = await self._store.survey(task_ids, self._queues, thorough=bool(place))
+        survey = await self._store.survey(
+            task_ids, self._queues, how="thorough" if place else "whole"
+        )
         if place:
             strays = (stray_of(sight, place) for sight in survey.sights)
             return [stray for stray in strays if stray is not None]

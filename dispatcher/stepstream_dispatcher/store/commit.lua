@@ -127,7 +127,9 @@ for lane, ids in pairs(acks) do
   call('XACK', KEYS[lane], group, unpack(ids))
   entries = entries - call('XDEL', KEYS[lane], unpack(ids))
 end
-counts.entries, counts.timers, counts.listed = entries, timers, listed
+if entries ~= 0 then counts.entries = entries end
+if timers ~= 0 then counts.timers = timers end
+if listed ~= 0 then counts.listed = listed end
 for name, change in pairs(counts) do
   if change ~= 0 then call('HINCRBY', KEYS[1], name, change) end
 end

@@ -37,6 +37,7 @@ __all__ = [
     "StoreRefused",
     "StoreUnreachable",
     "Survey",
+    "SurveyMode",
     "Verdict",
 ]
 
@@ -44,6 +45,7 @@ MINUTE_MS: Final = 60_000
 JOURNAL_FIELD: Final = "journal"  # of a record: the operation that created it in a journal
 
 CommitKind: TypeAlias = Literal["submit", "settle"]
+SurveyMode: TypeAlias = Literal["quick", "whole", "thorough"]
 Durability: TypeAlias = Literal["AOF_1S", "AOF_SYNC", "LOCAL", "VOLATILE"]
 
 
@@ -421,16 +423,23 @@ class RepairableStore(Store, Protocol):
     async def member_page(self, place: str, cursor: str, *, count: int) -> Page:
         """Walk the members of a sorted set; those of "ended" are a state and an id."""
 
-    async def lane_page(self, queue: str, after: str, *, count: int) -> list[Entry]:
-        """List entries that a lane has delivered and still has, with ids after `after`."""
+    async def lane_page(
+        self, queue: str, after: str, *, count: int, delivered: bool = True
+    ) -> list[Entry]:
+        """List entries of a lane, with ids after `after`.
+
+        Args:
+            delivered: Those that it has delivered and still has; else all.
+        """
 
     async def survey(
-        self, task_ids: Sequence[str], queues: Sequence[str], *, thorough: bool = False
+        self, task_ids: Sequence[str], queues: Sequence[str], *, how: SurveyMode = "whole"
     ) -> Survey:
         """Look at tasks, in order, each at one instant.
 
         Args:
-            thorough: Look for ends of former lives too, as `stray_of` needs.
+            how: "quick" leaves `has_entry` False; "thorough" looks for ends of former lives too, as
+                `stray_of` needs.
         """
 
     async def mend(self, mends: Sequence[Mend]) -> tuple[int, list[Mend]]:

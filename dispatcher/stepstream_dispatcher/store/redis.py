@@ -33,6 +33,7 @@ from stepstream_dispatcher.store.port import (
     Signal,
     StoreUnreachable,
     Survey,
+    SurveyMode,
 )
 from stepstream_dispatcher.store.redis_checks import check_server, read_durability, read_faults
 from stepstream_dispatcher.store.redis_commit import RedisCommits
@@ -367,15 +368,17 @@ class RedisStore:
         """See RepairableStore.member_page."""
         return await self._repairs.member_page(place, cursor, count=count)
 
-    async def lane_page(self, queue: str, after: str, *, count: int) -> list[Entry]:
+    async def lane_page(
+        self, queue: str, after: str, *, count: int, delivered: bool = True
+    ) -> list[Entry]:
         """See RepairableStore.lane_page."""
-        return await self._lanes.delivered(queue, after=after, count=count)
+        return await self._lanes.page(queue, after=after, count=count, delivered=delivered)
 
     async def survey(
-        self, task_ids: Sequence[str], queues: Sequence[str], *, thorough: bool = False
+        self, task_ids: Sequence[str], queues: Sequence[str], *, how: SurveyMode = "whole"
     ) -> Survey:
         """See RepairableStore.survey."""
-        return await self._repairs.survey(task_ids, queues, thorough=thorough)
+        return await self._repairs.survey(task_ids, queues, how=how)
 
     async def mend(self, mends: Sequence[Mend]) -> tuple[int, list[Mend]]:
         """See RepairableStore.mend."""

@@ -113,21 +113,26 @@ class RedisLanes:
             for each, body in zip(ids, bodies, strict=True)
         ]
 
-    async def delivered(self, queue: str, *, after: str, count: int) -> list[Entry]:
+    async def page(self, queue: str, *, after: str, count: int, delivered: bool) -> list[Entry]:
         """See RepairableStore.lane_page."""
         lane = self._keys.stream(queue)
-        try:
-            (groups,) = await self._link.ask(("XINFO", "GROUPS", lane))
-        except redis_errors.ResponseError as error:
-            if "no such key" in str(error):
-                return []
-            raise
-        last = {about[1]: about[7] for about in groups}.get(GROUP.encode())
+        last = await self._last_delivered(lane) if delivered else "+"
         if last is None:
             return []
         start = f"({after}" if after else "-"
         (rows,) = await self._link.ask(("XRANGE", lane, start, last, "COUNT", str(count)))
         return [_entry(queue, entry_id, body) for entry_id, body in rows]
+
+    async def _last_delivered(self, lane: str) -> str | None:
+        """The last entry that was delivered to anybody; None: there is no group."""
+        try:
+            (groups,) = await self._link.ask(("XINFO", "GROUPS", lane))
+        except redis_errors.ResponseError as error:
+            if "no such key" in str(error):
+                return None
+            raise
+        last = {about[1]: about[7] for about in groups}.get(GROUP.encode())
+        return last.decode() if last else None
 
     async def discard(self, queue: str, entry_ids: Sequence[str]) -> None:
         """See Store.discard."""
