@@ -27,6 +27,7 @@ CLIENTS = 3
 UNDER_WAY_MAX = 1_000  # Submits at once: in the fallback each lasts as long as its task
 CALL_LIMIT_S = 60.0  # of a Submit: longer than any fault
 WATCHERS_MAX = 300
+LOOK_EVERY_S, LOOK_LIMIT_S = 0.5, 5.0
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +110,7 @@ class Callers:
         first = [number % world.size.dispatchers for number in range(CLIENTS)]
         self._clients = [world.client(one) for one in first]
         self._impatient = [world.client(one, retry_s=0.0) for one in first]
+        self._lookers = [world.client_of(name) for name in world.dispatchers]
         self._room = asyncio.Semaphore(UNDER_WAY_MAX)
         self.answers = dict.fromkeys(Outcome, 0)
         self.modes: dict[str, int] = {}
@@ -132,6 +134,23 @@ class Callers:
                 await lasts(max(start_mono + order.at_s - time.monotonic(), 0.0))
                 await self._room.acquire()
                 group.create_task(self._carry_out(order))
+
+    async def look_around(self) -> None:
+        """Ask every dispatcher for the counts, for ever: other callers stay with whoever works."""
+        async with asyncio.TaskGroup() as group:
+            for client in self._lookers:
+                group.create_task(self._look_at(client))
+
+    async def _look_at(self, client: AsyncClient) -> None:
+        while True:
+            try:
+                await client.stats(call_timeout_s=LOOK_LIMIT_S)
+            except (StepstreamError, TimeoutError) as error:
+                self._count(f"stats {_reason(error)}")
+            await lasts(LOOK_EVERY_S)
+
+    def _count(self, word: str) -> None:
+        self.errors[word] = self.errors.get(word, 0) + 1
 
     async def _carry_out(self, order: Order) -> None:
         try:
@@ -185,8 +204,7 @@ class Callers:
         try:
             await client.cancel(task, reason="by chance")
         except (StepstreamError, TimeoutError) as error:
-            reason = _reason(error)
-            self.errors[f"cancel {reason}"] = self.errors.get(f"cancel {reason}", 0) + 1
+            self._count(f"cancel {_reason(error)}")
 
     async def _review(self, client: AsyncClient, task: str) -> None:
         """Decide whenever the task waits for a person, until it has ended."""
@@ -209,7 +227,7 @@ class Callers:
                 )
             except (StepstreamError, TimeoutError) as error:
                 reason = _reason(error)
-                self.errors[f"review {reason}"] = self.errors.get(f"review {reason}", 0) + 1
+                self._count(f"review {reason}")
                 if reason == "TASK_NOT_FOUND" and self._gives_up(task):
                     return
                 await lasts(1.0)

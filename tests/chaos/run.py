@@ -128,11 +128,12 @@ async def _hurt(
             say(f"submits: {answers}; waiting {callers.waiting}; faults over: {nemesis.ended}")
 
     async with asyncio.TaskGroup() as group:
-        telling = group.create_task(tell())
+        beside = [group.create_task(tell()), group.create_task(callers.look_around())]
         parts = [group.create_task(work()), group.create_task(harm())]
         await asyncio.wait(parts)
         over.set()
-        telling.cancel()
+        for task in beside:
+            task.cancel()
     for part in parts:
         part.result()
     say(f"modes {callers.modes}, errors {callers.errors}")

@@ -16,7 +16,7 @@ import msgspec
 from stepstream_dispatcher.core.record import Event, EventType
 from tests.chaos.history import Fault, History, Session
 
-__all__ = ["LIMITS_S", "Figures", "Takeover", "figures", "takeovers"]
+__all__ = ["LIMITS_S", "Figures", "Takeover", "figures", "rank", "takeovers"]
 
 LIMITS_S = {"stream": 2.0, "frozen": 17.0, "dispatcher": 17.0}  # docs/guarantees.md, 4
 
@@ -61,12 +61,13 @@ def figures(times_s: Sequence[float]) -> Figures | None:
     """Median, 99th percentile (nearest rank) and maximum; None of nothing."""
     if not times_s:
         return None
-    ordered = sorted(times_s)
+    p50, p99 = rank(times_s, 0.5), rank(times_s, 0.99)
+    return Figures(count=len(times_s), p50=p50, p99=p99, max=max(times_s))
 
-    def rank(share: float) -> float:
-        return ordered[math.ceil(share * len(ordered)) - 1]
 
-    return Figures(count=len(ordered), p50=rank(0.5), p99=rank(0.99), max=ordered[-1])
+def rank(times_s: Sequence[float], share: float) -> float:
+    """The time that a share of the times is within (nearest rank)."""
+    return sorted(times_s)[math.ceil(share * len(times_s)) - 1]
 
 
 class _Attempt(msgspec.Struct, kw_only=True):

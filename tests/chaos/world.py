@@ -81,7 +81,14 @@ class World:
     def client(self, first: int = 0, *, retry_s: float | None = None) -> AsyncClient:
         """A client of all dispatchers, which begins with a given one."""
         addresses = self.client_addresses[first:] + self.client_addresses[:first]
-        client = AsyncClient(addresses, retry_s=retry_s)
+        return self._kept(AsyncClient(addresses, retry_s=retry_s))
+
+    def client_of(self, dispatcher: str) -> AsyncClient:
+        """A client of one dispatcher, which takes its answers as they are."""
+        address = self.client_addresses[self.dispatchers.index(dispatcher)]
+        return self._kept(AsyncClient(address, retry_s=0.0))
+
+    def _kept(self, client: AsyncClient) -> AsyncClient:
         self.cluster._clients.append(client)
         return client
 

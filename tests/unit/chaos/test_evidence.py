@@ -7,7 +7,6 @@ import pytest
 
 from tests.chaos.evidence import BEGIN, END, merged, section
 from tests.chaos.report import Result
-from tests.chaos.takeovers import figures
 
 RESULT = Result(
     seed=1,
@@ -67,7 +66,8 @@ FAILED: dict[str, dict[str, object]] = {
     "an audit": {"audit": ["lane work has 1 entries"]},
     "a crash": {"crashes": ["d-0 ended with 1"]},
     "duplicate work": {"duplicate_work": 1.31},
-    "a slow takeover": {"takeovers": {"stream": figures([2.1])}},
+    "a slow takeover": {"takeover_s": {"stream": [2.1]}},
+    "two slow takeovers in a hundred": {"takeover_s": {"stream": [1.0] * 98 + [2.1] * 2}},
 }
 
 
@@ -75,6 +75,11 @@ FAILED: dict[str, dict[str, object]] = {
 def test_a_run_fails_for(name: str):
     assert changed(**FAILED[name]).failures
     assert "| failed |" in section([changed(**FAILED[name])])
+
+
+@pytest.mark.parametrize("times", [[1.0] * 19 + [2.1], [1.0] * 99 + [2.1]])
+def test_one_slow_takeover_among_many_is_within_the_promise(times: list[float]):
+    assert changed(takeover_s={"stream": times}).failures == []
 
 
 def test_a_run_in_which_nothing_is_wrong_passes():
