@@ -406,7 +406,7 @@ class Feeder:
         workers = sum(queue in self._sessions.queues_of(one) for one in self._sessions)
         cost_s = now - since + RESTART_S
         rest_s = cost_s * max(0.0, 1 / (ALONE_SHARE * max(1, workers)) - 1)
-        self._rested_at[queue] = now + rest_s
+        self._rested_at[queue] = max(now, self._rested_at.get(queue, 0.0)) + rest_s
 
     def _lost_for(self, session: Session, queue: str) -> bool:
         """Whether what was reserved for an entry of a lane is not to be had any more."""
@@ -417,14 +417,15 @@ class Feeder:
         """The worker that is reserved; None if none comes in time.
 
         Of the workers of a lane at most half are reserved at once, and at least one may be, so that
-        dangerous steps do not keep the lane from all others. While the lane rests from them they
-        are given nothing but a worker that nobody else wants.
+        dangerous steps do not keep the lane from all others. While one is reserved already, or the
+        lane rests from them, they are given nothing but a worker that nobody else wants.
         """
         loop = asyncio.get_running_loop()
         since = loop.time()
         while not self._stopped and queue not in self.paused:
             now, rested_at = loop.time(), self._rested_at.get(queue, 0.0)
-            if session := self._to_reserve(queue, now, rests=now < rested_at):
+            rests = now < rested_at or self._reserved(queue) > 0
+            if session := self._to_reserve(queue, now, rests=rests):
                 session.reserved = True
                 return session
             since = max(since, rested_at)

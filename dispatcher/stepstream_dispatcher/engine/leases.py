@@ -138,13 +138,13 @@ class Leases:
         What has ended and is not recorded goes back uncharged, as soon as recovery meets it.
         """
         self._sessions.remove(session)
-        vanished = not (session.outbox.half_closed or session.outbox.superseded)
+        vanished = not session.outbox.superseded  # a half-close tells nothing: a kill looks like it
         attempts = dict(session.attempts)
         session.attempts.clear()
         waited_s = asyncio.get_running_loop().time() - session.heard_at
         if session.broken_at is not None:
             waited_s = asyncio.get_running_loop().time() - session.broken_at
-        if attempts and not session.outbox.half_closed:  # else it has taken them along
+        if attempts:
             _log.warning(
                 "worker lost",
                 worker=session.hello.worker_name,

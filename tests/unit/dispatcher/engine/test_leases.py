@@ -80,12 +80,13 @@ async def test_step_that_takes_down_its_worker_unnamed_is_charged_once_it_runs_a
 
 
 @watched
-async def test_what_a_moved_worker_had_not_named_is_no_sign_of_poison(dispatcher: Dispatcher):
+async def test_what_a_worker_did_not_bring_to_its_newer_stream_is_no_sign_of_poison(
+    dispatcher: Dispatcher,
+):
     session, handout = await running(dispatcher)
-    session.outbox.half_closed = True
+    session.outbox.superseded = True
 
-    dispatcher.engine.leases.broke(session)
-    await pass_time(1.7)
+    await dispatcher.engine.leases.give_up(session, "its newer stream did not bring it along")
 
     record = await now(dispatcher, handout)
     assert (record.stage, record.unseen, record.losses) == (Stage.QUEUED, 0, 0)
