@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import StoreBusy, StoreUnavailable
 from stepstream.session import PROTOCOL_VERSION
 from stepstream_dispatcher.core.admission import Submission
 from stepstream_dispatcher.core.facts import Fact
@@ -76,6 +76,7 @@ class FaultyStore(LocalStore):
         self.commits: list[Sequence[Transition]] = []
         self.troubles: deque[Trouble] = deque()  # of the commits to come
         self.down = False
+        self.busy = False  # it answers, and has no room for a call
         self.workers_fail = False  # what is known about workers cannot be written
         self.slow = asyncio.Event()  # commits wait while it is clear
         self.slow.set()
@@ -100,6 +101,8 @@ class FaultyStore(LocalStore):
     def _check(self) -> None:
         if self.down:
             raise StoreUnavailable("it is down")
+        if self.busy:
+            raise StoreBusy("no connection became free")
 
     async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
         self._check()

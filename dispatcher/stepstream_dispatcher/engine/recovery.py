@@ -11,11 +11,13 @@ that the record names, and the owner itself remembers by task what was brought t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 
+from stepstream.errors import StoreBusy
 from stepstream.session import RECONNECT_GRACE_S
 from stepstream_dispatcher.core.facts import Fact, Released, Requeued
 from stepstream_dispatcher.core.record import Stage, TaskRecord
@@ -75,23 +77,13 @@ class Recovery:
         self.hold_back()
         await self._find_adopted()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._beat())
-            group.create_task(self._sweep_own())
-            group.create_task(self._sweep_dead())
+            group.create_task(_again(self._store.beat, self._beat_every_s))
+            group.create_task(_again(self.sweep_own, EVERY_S))
+            group.create_task(_again(self._sweep_dead, BEAT_EVERY_S / 2))
 
     def hold_back(self) -> None:
         """Take over nobody for one silence limit: nobody could beat while the store was away."""
         self._quiet_until = asyncio.get_running_loop().time() + self._silence_limit_s
-
-    async def _beat(self) -> None:
-        while True:
-            await self._store.beat()
-            await asyncio.sleep(self._beat_every_s)
-
-    async def _sweep_own(self) -> None:
-        while True:
-            await self.sweep_own()
-            await asyncio.sleep(EVERY_S)
 
     async def sweep_own(self) -> None:
         """Settle what this dispatcher took, or adopted, and neither holds nor is about to lease."""
@@ -194,11 +186,8 @@ class Recovery:
     # --- others ----------------------------------------------------------------------------------
 
     async def _sweep_dead(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(BEAT_EVERY_S / 2)
-            if loop.time() >= self._quiet_until:
-                await self.sweep_dead()
+        if asyncio.get_running_loop().time() >= self._quiet_until:
+            await self.sweep_dead()
 
     async def sweep_dead(self) -> None:
         """Take over what dead dispatchers have left."""
@@ -241,6 +230,14 @@ class Recovery:
                 if len(page) < PAGE:
                     break
                 after = page[-1].entry_id
+
+
+async def _again(look: Callable[[], Awaitable[None]], every_s: float) -> None:
+    """Do it for ever. A store that is busy, not away, is met by the next time: others can beat."""
+    while True:
+        with contextlib.suppress(StoreBusy):
+            await look()
+        await asyncio.sleep(every_s)
 
 
 def _dead_fact(record: TaskRecord, entry: Entry, dead: str, gone: set[str]) -> Fact | None:

@@ -228,6 +228,23 @@ async def test_nobody_is_taken_over_for_a_silence_limit_after_an_outage(dispatch
     assert "silent" not in await dispatcher.store.dispatchers()
 
 
+@with_dispatcher(*PARTS, supervised=True)
+async def test_a_store_that_was_merely_busy_delays_no_takeover(dispatcher: Dispatcher):
+    """Everybody could beat all the time, so whoever did not is dead."""
+    recovery = recovery_of(dispatcher)
+    statement = "REPLACE INTO dispatchers (dispatcher_id, beat_ms) VALUES ('silent', 0)"
+    await dispatcher.store._database.run(lambda c: c.execute(statement))
+    dispatcher.run(recovery.run)
+
+    await pass_time(5)
+    dispatcher.store.busy = True
+    await pass_time(5)
+    dispatcher.store.busy = False
+    await pass_time(7)
+
+    assert "silent" not in await dispatcher.store.dispatchers()
+
+
 @in_virtual_time
 async def test_adopted_attempt_is_found_again_by_an_adopter_that_restarted():
     shared = database()
