@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Final, NoReturn
 
 import msgspec
 import structlog
@@ -42,6 +43,8 @@ from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import MINUTE_MS, Durability, RepairableStore, Store
 
 __all__ = ["Engine", "EngineOptions"]
+
+CANCEL_AGAIN_S: Final = 0.5  # after a cancellation that a loop did not take
 
 _log = structlog.get_logger(__name__)
 
@@ -261,16 +264,17 @@ class Engine:
         if self._switch:
             fallback = Fallback(self._switch, returned=self._returned, turned=self._turned)
             loops |= {"fallback": fallback.probe, "import": fallback.bring_home}
+        running: set[asyncio.Task[NoReturn]] = set()
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 self.health[name] = LoopHealth()
-                group.create_task(
-                    supervise(name, loop, health=self.health[name], ending=lambda: self._ending)
-                )
+                body = supervise(name, loop, health=self.health[name], ending=lambda: self._ending)
+                running.add(group.create_task(body, name=name))
             try:
                 await asyncio.Event().wait()
             finally:
                 self._ending = True
+                await _end(running)
 
     async def drain(self, *, grace_s: float) -> None:
         """Hand out nothing more, tell the workers, and wait until they have finished or moved."""
@@ -366,3 +370,15 @@ class Engine:
         if not record.deadline_ms:
             return limit_ms
         return max(1, min(limit_ms, record.deadline_ms - record.leased_ms))
+
+
+async def _end(running: set[asyncio.Task[NoReturn]]) -> None:
+    """Cancel loops until they have ended.
+
+    Once is not enough: a cancellation that comes while a fresh connection is opened or closed can
+    be lost there, and the loop goes on.
+    """
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
