@@ -3,7 +3,7 @@
 import pytest
 
 from stepstream_dispatcher.core.record import EventType, Stage
-from stepstream_dispatcher.engine.recovery import Recovery
+from stepstream_dispatcher.engine.recovery import PAGE, Recovery
 from stepstream_dispatcher.engine.sessions import Handout, Session
 from tests.support.engine import Dispatcher, brought, database, with_dispatcher
 from tests.support.virtual_time import in_virtual_time, pass_time
@@ -97,6 +97,25 @@ async def test_attempt_that_fell_off_the_table_is_released_after_the_grace(dispa
 
     record = await dispatcher.record(handout.attempt.task_id)
     assert (record.stage, record.failures, record.losses) == (Stage.QUEUED, 0, 0)
+
+
+@with_dispatcher(*PARTS)
+async def test_work_behind_a_page_of_others_that_go_on_is_found(dispatcher: Dispatcher):
+    """What is at work stays pending, so that no sweep ever empties the page before."""
+    session = await dispatcher.connect(slots=PAGE + 1)
+    tasks = [await dispatcher.submit(b"%d" % number) for number in range(PAGE + 1)]
+    handouts = await dispatcher.handed_out(session, PAGE + 1)
+    session.max_in_flight = 0
+    token = next(one.attempt.record.lease for one in handouts if one.attempt.task_id == tasks[-1])
+    del session.attempts[token]
+    recovery = recovery_of(dispatcher)
+
+    await recovery.sweep_own()
+    await pass_time(1.6)
+    await recovery.sweep_own()
+
+    stages = [(await dispatcher.record(task_id)).stage for task_id in tasks]
+    assert stages == [Stage.LEASED] * PAGE + [Stage.QUEUED]
 
 
 @in_virtual_time
