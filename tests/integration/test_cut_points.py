@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.parallel]
 # Tasks of three steps each. The long first steps run while the dispatcher is away.
 LONG, SHORT = 2, 8
 LONG_S, SHORT_S = 3.0, 0.05
+DELAYS_S = {Point.DUE: 0.5}  # of the short ones' start
 STEPS = ("first", "second", "third")
 
 
@@ -32,10 +33,11 @@ async def submit_long(cluster: Cluster) -> list[str]:
     return ids
 
 
-async def submit_short(cluster: Cluster) -> list[str]:
+async def submit_short(cluster: Cluster, delay_s: float | None = None) -> list[str]:
     """Submits tasks whose passing triggers the cut; lasts until the dispatcher is back."""
-    items = [SubmitItem(pipeline="chain", input={"plan": [{"sleep": SHORT_S}]})] * SHORT
-    answers = await cluster.client().submit_batch(items)
+    plan = {"plan": [{"sleep": SHORT_S}]}
+    item = SubmitItem(pipeline="chain", input=plan, delay_s=delay_s)
+    answers = await cluster.client().submit_batch([item] * SHORT)
     return [answer.task_id for answer in answers if isinstance(answer, Submitted)]
 
 
@@ -69,7 +71,7 @@ async def test_a_dispatcher_killed_at(point: Point, tmp_path: Path):
         long_ids = await submit_long(cluster)
 
         async with asyncio.TaskGroup() as group:
-            short = group.create_task(submit_short(cluster))
+            short = group.create_task(submit_short(cluster, DELAYS_S.get(point)))
             assert await dispatcher.child.ended() == -signal.SIGKILL
             held = {run.task for run in cluster.journal.runs() if run.ended_mono is None}
             await cluster.start_dispatcher(argv=ARGV, **cut)

@@ -36,6 +36,7 @@ class Point(Enum):
     LEASED = "after the lease, before the Batch"
     REPORTED = "after the Report, before the commit"
     COMMITTED = "after the commit, before the Receipt"
+    DUE = "after the look at what is due, before it is queued"
 
 
 class CutStore(RedisStore):
@@ -72,6 +73,12 @@ class CutStore(RedisStore):
         leased = sum(1 for one in transitions if one.event.type is EventType.LEASED)
         self._pass(Point.LEASED, leased)
         return results
+
+    async def due(self, *, limit: int) -> tuple[list[str], int | None]:
+        """See Store.due."""
+        found = await super().due(limit=limit)
+        self._pass(Point.DUE, len(found[0]))
+        return found
 
     def _pass(self, point: Point, count: int) -> None:
         if point is not self._point:
