@@ -31,6 +31,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_move",
         "test_takeover",
         "test_cut_points",
+        "test_clock_set",
     ),
     "queue integrity under load": (
         "test_integrity",
