@@ -20,7 +20,7 @@ from types import CodeType, ModuleType
 
 import msgspec
 
-__all__ = ["VARIABLE", "Bug", "Edit", "PlantingError", "plant", "wanted"]
+__all__ = ["VARIABLE", "Bug", "Edit", "PlantingError", "edited", "plant", "wanted"]
 
 VARIABLE = "STEPSTREAM_TEST_MUTANT"  # name of the bug; read by the test kit alone
 SCRIPTS = "stepstream_dispatcher.store.redis_scripts"
@@ -75,19 +75,25 @@ def plant(bug: Bug) -> None:
         PlantingError: A piece is missing, or a module has been imported already.
     """
     by_module: dict[str, list[Edit]] = {}
-    scripts = [edit for edit in bug.edits if edit.where.endswith(LUA)]
     for edit in bug.edits:
         name = SCRIPTS if edit.where.endswith(LUA) else edit.where
         by_module.setdefault(name, []).append(edit)
     if early := sorted(name for name in by_module if name in sys.modules):
         raise PlantingError(f"imported before the bug was planted: {', '.join(early)}")
-    for name, edits in by_module.items():
-        text = _source_of(name)
-        for edit in (one for one in edits if one not in scripts):
-            text = edit.apply(text)
-    for edit in scripts:
-        edit.apply((_path_of(SCRIPTS).parent / edit.where).read_text(encoding="utf-8"))
+    edited(bug)
     sys.meta_path.insert(0, _Finder(by_module))
+
+
+def edited(bug: Bug) -> dict[str, str]:
+    """The text of every file that a bug changes, with the bug in it; nothing is planted.
+
+    Raises:
+        PlantingError: A piece is missing.
+    """
+    texts: dict[str, str] = {}
+    for edit in bug.edits:
+        texts[edit.where] = edit.apply(texts.get(edit.where) or _text_of(edit.where))
+    return texts
 
 
 class _Finder(MetaPathFinder):
@@ -143,12 +149,14 @@ def _exchange(module: ModuleType, edit: Edit) -> None:
         script.digest = hashlib.sha1(script.source.encode(), usedforsecurity=False).hexdigest()
 
 
+def _text_of(where: str) -> str:
+    if where.endswith(LUA):
+        return _path_of(SCRIPTS).with_name(where).read_text(encoding="utf-8")
+    return _path_of(where).read_text(encoding="utf-8")
+
+
 def _path_of(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise PlantingError(f"no module {name}")
     return Path(spec.origin)
-
-
-def _source_of(name: str) -> str:
-    return _path_of(name).read_text(encoding="utf-8")

@@ -19,11 +19,11 @@ from tests.mutants.planting import VARIABLE, Bug
 from tests.mutants.plugin import REPORT_VARIABLE
 from tests.mutants.seeds import PLAIN
 from tests.mutants.verdict import (
-    Kind,
     Report,
     TestReport,
     Verdict,
     Word,
+    failures,
     first_line,
     judge,
     judge_chaos,
@@ -51,19 +51,19 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
 def baseline(bugs: Sequence[Bug], *, jobs: int) -> list[TestReport]:
     """Runs every test of the bugs without a bug; returns those that do not pass.
 
-    A test that fails by itself catches everything.
+    A test that fails by itself catches everything. One that failed beside others is run again
+    alone, so that a busy machine is not taken for a broken test.
     """
     tests = list(dict.fromkeys([PLAIN, *(test for bug in bugs for test in bug.tests)]))
     lots = [lot for number in range(jobs) if (lot := tests[number::jobs])]
     with ThreadPoolExecutor(jobs) as pool:
         reports = list(pool.map(lambda lot: _pytest(lot, "", BASELINE_LIMIT_S)[0], lots))
-    failed = [one for report in reports for one in report.tests if one.kind is not Kind.PASSED]
-    failed += [
-        TestReport(test="(all)", kind=Kind.MISTAKE, words=report.trouble)
-        for report in reports
-        if report.trouble
-    ]
-    return failed
+    again = [one.test for report in reports for one in failures(report) if not report.trouble]
+    if again:
+        reports = [_pytest(again, "", BASELINE_LIMIT_S)[0]] + [
+            report for report in reports if report.trouble
+        ]
+    return [one for report in reports for one in failures(report)]
 
 
 def try_all(

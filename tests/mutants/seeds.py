@@ -185,7 +185,7 @@ BUGS: Final = (
                 new="            now = loop.time() + time.time() - time.monotonic() - _BEGAN\n",
             ),
         ),
-        tests=(f"{_WHOLE}/test_leaving.py", f"{_ENGINE}/test_leases.py"),
+        tests=(f"{_WHOLE}/test_clock_set.py", f"{_ENGINE}/test_leases.py"),
     ),
     Bug(
         name="fallback-on-timeout",

@@ -22,6 +22,7 @@ __all__ = [
     "TestReport",
     "Verdict",
     "Word",
+    "failures",
     "first_line",
     "judge",
     "judge_chaos",
@@ -143,6 +144,13 @@ def judge(report: Report, *, plain: str) -> Verdict:
     if not rest:
         return _broken("", "none of its tests was run")
     return Verdict(word=Word.SURVIVED, words=f"{len(rest)} tests passed")
+
+
+def failures(report: Report) -> list[TestReport]:
+    """What keeps a run without a bug from having passed; a test that was skipped proves nothing."""
+    if report.trouble:
+        return [TestReport(test="all", kind=Kind.MISTAKE, words=first_line(report.trouble))]
+    return [one for one in report.tests if one.kind is not Kind.PASSED]
 
 
 def judge_chaos(breaches: Mapping[str, Sequence[str]], audit: Sequence[str], by: str) -> Verdict:
