@@ -8,6 +8,8 @@ status: 0 all caught, 1 not all, 2 the tests fail without a bug, so that nothing
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import sys
 import time
 
@@ -37,7 +39,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     caught: int
     bugs: int
     seconds: float
-    baseline_s: float
+    baseline_s: float  # of it, without a bug
+    cpu_s: float  # of all processes
+    load: float  # runnable processes of the machine in the last minute, these among them
     rows: list[Row]
 
 
@@ -60,6 +64,8 @@ def main() -> int:
         bugs=len(bugs),
         seconds=round(time.monotonic() - began, 1),
         baseline_s=round(baseline_s, 1),
+        cpu_s=round(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]), 1),
+        load=round(os.getloadavg()[0], 1),
         rows=[
             Row(bug=bug.name, number=bug.number, breaks=bug.breaks, verdict=verdicts[bug.name])
             for bug in bugs
@@ -69,6 +75,7 @@ def main() -> int:
     path = RESULTS / ("chaos.json" if given.chaos else "tests.json")
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
     say(f"\n{result.caught} of {result.bugs} bugs caught in {result.seconds:.0f} s")
+    say(f"{result.cpu_s:.0f} s of CPU, load {result.load:g}")
     return 0 if result.caught == result.bugs else FAILED
 
 

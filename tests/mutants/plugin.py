@@ -71,6 +71,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Writes the report."""
-    report = Report(tests=_tests, trouble=_trouble)
-    Path(os.environ[REPORT_VARIABLE]).write_bytes(msgspec.json.encode(report))
+    """Writes the report, if anybody wants one."""
+    if path := os.environ.get(REPORT_VARIABLE):
+        report = Report(tests=_tests, trouble=_trouble)
+        Path(path).write_bytes(msgspec.json.encode(report))
