@@ -7,6 +7,8 @@ SHELL       := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
 TOOLS  ?= .tools
+SEED   ?= 1
+MINUTES ?= 10
 # Arguments for pytest, for instance: make test ARGS="-k lease -x"
 ARGS   ?=
 
@@ -19,9 +21,9 @@ PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
 QUICK   = -m "not slow"
 PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
-TYPED   := $(PACKAGES) tests/support tests/mutants tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
+TYPED   := $(PACKAGES) tests/support tests/chaos tests/mutants tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
 
-.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all mutants \
+.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all chaos chaos-long mutants \
         check format lint types layers gen gen-check protos lock lock-check fix clean
 
 help: ## Show this list
@@ -62,6 +64,12 @@ test-all: QUICK =
 
 mutants: $(VENV)/.dev ## Plant each seeded bug and see the tests catch it; ARGS="name ..." takes these alone
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+chaos: $(VENV)/.dev ## Break a real system in every way at once and count what is lost: SEED=1
+	@$(BIN)/python -m tests.chaos --seed $(SEED)
+
+chaos-long: $(VENV)/.dev ## The same with more tasks, for longer: SEED=1 MINUTES=10
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
 check: format lint types layers gen-check protos lock-check ## Check format, lint, types, layers, generated code, protos
 

@@ -139,6 +139,26 @@ async def test_a_full_redis_refuses_what_is_new_and_lets_work_end(redis, redis_s
     assert await redis_store.counts() == {"live": 0, "retries": 0, "done": 1}
 
 
+async def test_a_full_redis_takes_what_dispatchers_say_of_themselves(redis, redis_store):
+    """Else one could not start there, and the work of a dead one would wait for an operator."""
+    async with configured(redis, maxmemory="1mb"):
+        await redis_store.keep_pipelines({"translation@1": b"definition"})
+        await redis_store.ensure_lanes(["late"])
+        await redis_store.ensure_lanes(["late"])
+        await redis_store.beat()
+        await redis_store.save_worker("w1", {"processed": 3})
+        await redis_store.pause("default")
+        await redis_store.dismiss("instance")
+
+    assert await redis_store.pipelines() == {"translation@1": b"definition"}
+    assert await redis_store.pending("late", consumer="d1", after="", count=1) == []
+    assert "d1" in await redis_store.dispatchers()
+    assert await redis_store.workers() == {"w1": {"processed": "3"}}
+    assert await redis.client.ttl(redis.keys.worker("w1")) > 0
+    intents = await redis_store.intents()
+    assert (set(intents.paused), intents.draining) == ({"default"}, {"instance"})
+
+
 async def test_killed_connections_are_replaced(redis, redis_store):
     await advance(redis_store, "t1", "create", "lease")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stepstream._calls import Call
 from stepstream._channel import Endpoints
-from stepstream.errors import QueueFull, RateLimited, TaskContended, Unavailable
+from stepstream.errors import QueueFull, RateLimited, StoreBusy, TaskContended, Unavailable
 
 __all__ = ["Limits", "Retry"]
 
@@ -73,7 +73,7 @@ class Retry:
                 pause_s = endpoints.failed(address, now_mono, luck, error.retry_after_s)
             case TaskContended():
                 pause_s = self._next_delay_s() * luck.uniform(1 - _SPREAD, 1 + _SPREAD)
-            case QueueFull() | RateLimited() if error.retry_after_s is not None:
+            case QueueFull() | RateLimited() | StoreBusy() if error.retry_after_s is not None:
                 asked_s = max(error.retry_after_s, self._next_delay_s())
                 pause_s = asked_s * luck.uniform(1, 1 + _SPREAD)
             case _:

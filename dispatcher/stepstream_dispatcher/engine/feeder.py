@@ -308,9 +308,11 @@ class Feeder:
                     obsolete.append(load.entry)
                 continue
             attempt.record = outcome.record
-            if session.left or self._sessions.get(session.id) is None:
+            if self._stopped or session.left or self._sessions.get(session.id) is None:
+                who = "dispatcher" if self._stopped else "worker"
+                reason = f"the {who} left before the hand-out"
                 session.attempts.pop(token, None)
-                orphaned.append(_give_back(attempt, token, "the worker left before the hand-out"))
+                orphaned.append(_give_back(attempt, token, reason))
                 continue
             self._post(session, attempt, load, now)
         self._sessions.stir()

@@ -15,12 +15,13 @@ from typing import Final, NoReturn, Protocol
 
 import structlog
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import StoreBusy, StoreUnavailable
 
 __all__ = ["Clock", "LoopHealth", "supervise"]
 
 _BACKOFF_MIN_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
+_OUTAGE_MAX_S: Final = 0.5  # as often as Redis is asked whether it is back: work waits for it
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ class LoopHealth:
     failures: int = 0  # since the process began
     in_a_row: int = 0  # since it last recovered
     last_error: str = ""  # of the latest failure, also after it recovered
-    outage: bool = False  # the store did not answer when it ran last
+    outage: bool = False  # the store did not answer, or had no room, when it ran last
 
     def start_anew(self) -> None:
         """Forget what was: the store has been exchanged."""
@@ -93,7 +94,8 @@ async def supervise(
             if clock.time() - began > _BACKOFF_MAX_S:
                 _recovered(name, state)
             _failed(name, state, error)
-            await clock.sleep(_backoff_s(state.in_a_row, rand()))
+            most_s = _OUTAGE_MAX_S if state.outage else _BACKOFF_MAX_S
+            await clock.sleep(_backoff_s(state.in_a_row, rand(), most_s))
         else:
             _recovered(name, state)
             await clock.sleep(0)
@@ -123,9 +125,9 @@ def _failed(name: str, state: LoopHealth, error: Exception) -> None:
 def _is_outage(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_outage(inner) for inner in error.exceptions)
-    return isinstance(error, StoreUnavailable)
+    return isinstance(error, (StoreUnavailable, StoreBusy))
 
 
-def _backoff_s(failures: int, rand: float) -> float:
-    whole: float = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(failures, 16))
+def _backoff_s(failures: int, rand: float, most_s: float) -> float:
+    whole: float = min(most_s, _BACKOFF_MIN_S * 2 ** min(failures, 16))
     return max(_BACKOFF_MIN_S, whole * (1 + rand) / 2)

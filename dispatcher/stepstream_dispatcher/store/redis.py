@@ -39,7 +39,7 @@ from stepstream_dispatcher.store.redis_link import Link, StoreClock
 from stepstream_dispatcher.store.redis_ping import ping_afresh
 from stepstream_dispatcher.store.redis_reads import RedisReads
 from stepstream_dispatcher.store.redis_registry import RedisRegistry
-from stepstream_dispatcher.store.redis_scripts import DROP_TIMERS, TRIM
+from stepstream_dispatcher.store.redis_scripts import DROP_TIMERS, TRIM, keep_up
 from stepstream_dispatcher.store.redis_signals import RedisSignals
 
 __all__ = ["RedisStore"]
@@ -182,7 +182,7 @@ class RedisStore:
         """See Store.keep_pipelines."""
         pairs = [part for pair in definitions.items() for part in pair]
         if pairs:
-            await self._link.ask(("HSET", self.keys.pipelines, *pairs))
+            await keep_up(self._link, (["HSET"], self.keys.pipelines, pairs))
 
     async def pipelines(self) -> dict[str, bytes]:
         """See Store.pipelines."""

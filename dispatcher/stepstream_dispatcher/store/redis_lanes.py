@@ -15,6 +15,7 @@ from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Entry
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import LOST, REPLY_TIMEOUT_S, Link, open_connection
+from stepstream_dispatcher.store.redis_scripts import keep_up
 
 __all__ = ["RedisLanes"]
 
@@ -53,7 +54,8 @@ class RedisLanes:
         for queue in queues:
             try:
                 lane = self._keys.stream(queue)
-                await self._link.ask(("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM"))
+                create = (["XGROUP", "CREATE"], lane, [GROUP, "0", "MKSTREAM"])
+                await keep_up(self._link, create)
             except redis_errors.ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise

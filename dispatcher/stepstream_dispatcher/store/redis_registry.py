@@ -9,7 +9,7 @@ from stepstream_dispatcher.store.codec import field_text
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Intents
 from stepstream_dispatcher.store.redis_link import Link, StoreClock
-from stepstream_dispatcher.store.redis_scripts import FORGET
+from stepstream_dispatcher.store.redis_scripts import FORGET, keep_up
 
 __all__ = ["WORKER_KEPT_S", "RedisRegistry"]
 
@@ -36,7 +36,8 @@ class RedisRegistry:
     async def beat(self) -> None:
         """See Store.beat."""
         now_ms = await self.read_clock()
-        await self._link.ask(("ZADD", self._keys.dispatchers, str(now_ms), self._dispatcher_id))
+        beat = (["ZADD"], self._keys.dispatchers, [str(now_ms), self._dispatcher_id])
+        await keep_up(self._link, beat)
 
     async def dispatchers(self) -> dict[str, int]:
         """See Store.dispatchers."""
@@ -57,10 +58,11 @@ class RedisRegistry:
         key = self._keys.worker(name)
         flat = [part for field, value in fields.items() for part in (field, field_text(value))]
         now_ms = await self.read_clock()
-        await self._link.ask(
-            ("HSET", key, *flat),
-            ("EXPIRE", key, str(WORKER_KEPT_S)),
-            ("ZADD", self._keys.workers, str(now_ms), name),
+        await keep_up(
+            self._link,
+            (["HSET"], key, flat),
+            (["EXPIRE"], key, [str(WORKER_KEPT_S)]),
+            (["ZADD"], self._keys.workers, [str(now_ms), name]),
         )
 
     async def workers(self) -> dict[str, dict[str, str]]:
@@ -85,7 +87,7 @@ class RedisRegistry:
     async def pause(self, queue: str) -> None:
         """See Store.pause."""
         now_ms = await self.read_clock()
-        await self._link.ask(("ZADD", self._keys.paused, "NX", str(now_ms), queue))
+        await keep_up(self._link, (["ZADD"], self._keys.paused, ["NX", str(now_ms), queue]))
 
     async def resume(self, queue: str) -> None:
         """See Store.resume."""
@@ -96,9 +98,10 @@ class RedisRegistry:
         now_ms = await self.read_clock()
         oldest_ms = now_ms - DISMISSAL_KEPT_S * 1000
         key = self._keys.draining
-        await self._link.ask(
-            ("ZADD", key, "NX", str(now_ms), instance_id),
-            ("ZREMRANGEBYSCORE", key, "-inf", str(oldest_ms)),
+        await keep_up(
+            self._link,
+            (["ZADD"], key, ["NX", str(now_ms), instance_id]),
+            (["ZREMRANGEBYSCORE"], key, ["-inf", str(oldest_ms)]),
         )
 
     async def forget_dismissal(self, instance_id: str) -> None:

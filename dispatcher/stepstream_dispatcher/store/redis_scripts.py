@@ -12,7 +12,16 @@ from redis import exceptions as redis_errors
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link
 
-__all__ = ["DROP_TIMERS", "FORGET", "IMPORT", "SETTLE", "SUBMIT", "TRIM", "Script"]
+__all__ = [
+    "DROP_TIMERS",
+    "FORGET",
+    "IMPORT",
+    "SETTLE",
+    "SUBMIT",
+    "TRIM",
+    "Script",
+    "keep_up",
+]
 
 
 class Script:
@@ -53,3 +62,21 @@ TRIM: Final = Script("trim", shebang=_ALLOWED_WHEN_FULL)
 FORGET: Final = Script("forget", shebang=_ALLOWED_WHEN_FULL)
 DROP_TIMERS: Final = Script("drop_timers", shebang=_ALLOWED_WHEN_FULL)
 IMPORT: Final = Script("import", shebang=_ALLOWED_WHEN_FULL)
+UPKEEP: Final = Script("upkeep", shebang=_ALLOWED_WHEN_FULL)
+
+
+async def keep_up(link: Link, *commands: tuple[Sequence[str], str, Sequence[str | bytes]]) -> None:
+    """Write what a full Redis must take too, all of it at once.
+
+    Args:
+        link: Connections.
+        commands: Of each the words before its key, the key, and the words behind it.
+
+    Raises:
+        redis.exceptions.ResponseError: A command is at fault; those before it were carried out.
+        StoreUnavailable: See Link.ask.
+    """
+    arguments: list[str | bytes] = []
+    for before, _, behind in commands:
+        arguments += [str(len(before)), str(len(before) + len(behind)), *before, *behind]
+    await UPKEEP.run(link, [key for _, key, _ in commands], arguments)

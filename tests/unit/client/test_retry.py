@@ -12,6 +12,7 @@ from stepstream.errors import (
     QueueFull,
     RateLimited,
     StepstreamError,
+    StoreBusy,
     StoreUnavailable,
     TaskContended,
     TaskNotFound,
@@ -52,7 +53,7 @@ def test_a_delay_that_the_server_asks_for_is_kept(kind: type[StepstreamError]):
     assert pause_s(Retry(now_mono=0.0, timeout_s=100.0), kind(retry_after_s=7.0)) == 7.0
 
 
-@pytest.mark.parametrize("kind", [QueueFull, RateLimited])
+@pytest.mark.parametrize("kind", [QueueFull, RateLimited, StoreBusy])
 def test_a_refusal_that_says_when_to_come_back_is_taken_at_its_word(kind: type[StepstreamError]):
     pause = pause_s(Retry(now_mono=0.0, timeout_s=100.0), kind(retry_after_s=5.0))
 

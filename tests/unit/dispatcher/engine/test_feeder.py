@@ -259,6 +259,27 @@ async def test_worker_that_leaves_before_the_hand_out_costs_the_task_nothing(
 
 
 @feeding
+async def test_lease_that_is_under_way_when_the_dispatcher_leaves_is_given_back(
+    dispatcher: Dispatcher,
+):
+    """Its batch would follow the drain, which the protocol forbids."""
+    session = await dispatcher.connect(slots=1)
+    await pass_time(0.5)
+    task_id = await dispatcher.submit()
+    dispatcher.store.slow.clear()
+    await pass_time(0.01)  # read and matched, its lease is being committed
+    dispatcher.engine.feeder.stop()
+    dispatcher.store.slow.set()
+
+    await pass_time(0.5)
+
+    record = await dispatcher.record(task_id)
+    assert (session.attempts, session.outbox.handouts) == ({}, [])
+    assert (record.stage, record.failures, record.losses) == (Stage.QUEUED, 0, 0)
+    assert (await dispatcher.history(task_id))[-1].type is EventType.RELEASED
+
+
+@feeding
 async def test_stopped_feeder_puts_back_what_it_has_in_hand(dispatcher: Dispatcher):
     session = await dispatcher.connect(slots=1)
     await pass_time(0.5)

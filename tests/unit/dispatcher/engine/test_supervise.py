@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
 from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
 from tests.support.virtual_time import in_virtual_time, pass_time
 
@@ -92,6 +92,23 @@ async def test_failures_are_counted_with_the_last_error():
 
     assert (health.failures, health.in_a_row) == (2, 2)
     assert health.last_error == "KeyError: 'b'"
+
+
+@pytest.mark.parametrize("kind", [StoreUnavailable, StoreBusy])
+async def test_outage_is_tried_again_within_half_a_second(kind: type[StepstreamError]):
+    """What waits for the store is due at once when it is back."""
+    clock, _, events = await supervised([kind("no answer")] * 5)
+
+    assert clock.slept == [0.2, 0.4, 0.5, 0.5, 0.5]
+    assert events == ["loop.store_unavailable"]
+
+
+async def test_failures_after_an_outage_back_off_as_always():
+    passes = [StoreUnavailable("no answer")] * 4 + [ValueError()]
+
+    clock, _, _ = await supervised(passes)
+
+    assert clock.slept[-1] == 3.2
 
 
 async def test_outage_is_logged_once_and_again_after_recovery():
