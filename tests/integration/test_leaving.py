@@ -49,13 +49,9 @@ async def test_a_worker_gives_back_uncharged_what_outlasts_its_grace(tmp_path: P
         await cluster.start_worker("w-1")
         (task,) = await cluster.finished([task_id])
         assert (task.state, task.errors) == ("done", [])
-        assert await types(cluster, task_id) == [
-            "SUBMITTED",
-            "LEASED",
-            "RELEASED",
-            "LEASED",
-            "DONE",
-        ]
+        # Where the next worker takes a second to start, the entry is put back for want of room.
+        told = [each for each in await types(cluster, task_id) if each != "QUEUED"]
+        assert told == ["SUBMITTED", "LEASED", "RELEASED", "LEASED", "DONE"]
         stats = await cluster.client().stats()
         assert stats.totals.failed == 0
 

@@ -23,6 +23,8 @@ PLAIN: Final = (
     "tests/integration/test_tasks.py::test_an_approved_task_is_done_with_the_machines_result"
 )
 
+CHAOS: Final = (1, 60)  # seed and seconds of faults; what they do is a function of both
+
 _CONTRACT: Final = "tests/contract"
 _WHOLE: Final = "tests/integration"
 _ENGINE: Final = "tests/unit/dispatcher/engine"
@@ -55,6 +57,7 @@ BUGS: Final = (
             f"{_VERDICTS}::test_another_lease_is_stale_whatever_the_version",
             f"{_ENGINE}/test_settling.py::test_result_of_an_old_lease_is_stale",
         ),
+        chaos=CHAOS,
     ),
     Bug(
         name="ack-before-commit",
@@ -71,6 +74,7 @@ BUGS: Final = (
             f"{_CUT}::test_a_dispatcher_killed_at[read]",
             f"{_CONTRACT}/test_lanes.py::test_what_was_taken_is_pending_with_its_taker",
         ),
+        chaos=CHAOS,
     ),
     Bug(
         name="two-round-trips",
@@ -107,6 +111,7 @@ BUGS: Final = (
             f"{_FAULTS}::test_a_commit_whose_reply_is_lost_is_applied_once",
             f"{_CUT}::test_a_commit_whose_answer_is_lost_is_recorded_once",
         ),
+        chaos=CHAOS,
     ),
     Bug(
         name="own-list-not-reread",
@@ -123,6 +128,7 @@ BUGS: Final = (
             f"{_CUT}::test_a_dispatcher_killed_at[read]",
             f"{_CUT}::test_a_dispatcher_killed_at[leased]",
         ),
+        chaos=CHAOS,
     ),
     Bug(
         name="cursor-not-followed",
@@ -218,6 +224,7 @@ BUGS: Final = (
             f"{_WHOLE}/test_clients_move.py::test_a_watch_goes_on_without_a_gap_or_a_repetition",
             f"{_ENGINE}/test_watch.py::test_no_event_is_missed_or_doubled",
         ),
+        chaos=CHAOS,
     ),
     Bug(
         name="dispatcher-exits-at-once",
@@ -260,6 +267,7 @@ BUGS: Final = (
             ),
         ),
         tests=(_CUT,),
+        chaos=CHAOS,
     ),
     Bug(
         name="resend-carried-out-again",
@@ -270,6 +278,7 @@ BUGS: Final = (
             f"{_FAULTS}::test_a_commit_whose_reply_is_lost_is_applied_once",
             f"{_VERDICTS}::test_a_transition_sent_again_is_a_duplicate",
         ),
+        chaos=CHAOS,
     ),
     Bug(
         name="cancellation-swallowed",
@@ -320,6 +329,7 @@ BUGS: Final = (
             f"{_CUT}::test_a_dispatcher_killed_at[read]",
             f"{_ENGINE}/test_recovery.py::test_entry_that_was_taken_and_not_leased_is_queued_again",
         ),
+        chaos=CHAOS,
     ),
     Bug(
         name="receipt-before-it-is-durable",
@@ -333,6 +343,7 @@ BUGS: Final = (
             ),
         ),
         tests=(f"{_WHOLE}/test_redis_restart.py",),
+        chaos=CHAOS,
     ),
     Bug(
         name="result-forgotten-when-sent",
@@ -346,6 +357,7 @@ BUGS: Final = (
             ),
         ),
         tests=(f"{_CUT}::test_a_dispatcher_killed_at[reported]",),
+        chaos=CHAOS,
     ),
     Bug(
         name="request-id-ignored",
@@ -359,6 +371,7 @@ BUGS: Final = (
             ),
         ),
         tests=(f"{_WHOLE}/test_clients_move.py::test_submits_over_a_kill_are_accepted_once",),
+        chaos=CHAOS,
     ),
 )
 
