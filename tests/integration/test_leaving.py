@@ -56,6 +56,21 @@ async def test_a_worker_gives_back_uncharged_what_outlasts_its_grace(tmp_path: P
         assert stats.totals.failed == 0
 
 
+async def test_what_a_leaving_worker_is_known_to_run_is_given_back_too(tmp_path: Path):
+    """One that only went away with it would be charged: its dispatcher knows that it ran."""
+    async with running_cluster(tmp_path, workers=0) as cluster:
+        worker = await cluster.start_worker(STEPSTREAM_WORKER_GRACE="0.5")
+        plan = {"plan": [{"progress": 0.5, "sleep": 30}]}
+        task_id = (await cluster.client().submit("single", plan)).task_id
+        assert await cluster.reported(task_id) == 0.5
+
+        exit_code = await cluster.terminate(worker)
+
+        assert exit_code == 0
+        task = await cluster.client().get(task_id)
+        assert (task.phase, task.errors) == ("QUEUED", [])
+
+
 async def test_a_dispatcher_alone_waits_for_running_steps(tmp_path: Path):
     async with running_cluster(tmp_path) as cluster:
         dispatcher = cluster.dispatchers["d-0"]

@@ -250,7 +250,7 @@ BUGS: Final = (
                 new="self._later(grace_s, self._stop_now)",
             ),
         ),
-        tests=(f"{_LEAVING}::test_a_worker_gives_back_uncharged_what_outlasts_its_grace",),
+        tests=(f"{_LEAVING}::test_what_a_leaving_worker_is_known_to_run_is_given_back_too",),
     ),
     Bug(
         name="timer-taken-before-the-entry",
