@@ -80,8 +80,13 @@ def plant(bug: Bug) -> None:
         by_module.setdefault(name, []).append(edit)
     if early := sorted(name for name in by_module if name in sys.modules):
         raise PlantingError(f"imported before the bug was planted: {', '.join(early)}")
-    edited(bug)
-    sys.meta_path.insert(0, _Finder(by_module))
+    finder = _Finder(by_module)
+    sys.meta_path.insert(0, finder)  # first: to look for a module imports the packages above it
+    try:
+        edited(bug)
+    except PlantingError:
+        sys.meta_path.remove(finder)
+        raise
 
 
 def edited(bug: Bug) -> dict[str, str]:

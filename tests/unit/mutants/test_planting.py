@@ -51,7 +51,10 @@ def test_a_bug_of_the_table_fits_the_source(bug: Bug):
             compile(text, where, "exec")
 
 
-@pytest.mark.parametrize("name", ["no-token-compare", "consumer-deleted-with-its-entries"])
+@pytest.mark.parametrize(
+    "name",
+    ["no-token-compare", "consumer-deleted-with-its-entries", "result-forgotten-when-sent"],
+)
 def test_a_planted_bug_is_what_is_imported(name: str):
     done = run(sys.executable, "-c", PLANT_AND_IMPORT, name)
 
