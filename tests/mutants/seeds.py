@@ -30,6 +30,7 @@ _WHOLE: Final = "tests/integration"
 _ENGINE: Final = "tests/unit/dispatcher/engine"
 _VERDICTS: Final = f"{_CONTRACT}/test_verdicts.py"
 _FAULTS: Final = f"{_CONTRACT}/test_redis_faults.py"
+_LISTINGS: Final = f"{_CONTRACT}/test_listings.py"
 _CUT: Final = f"{_WHOLE}/test_cut_points.py"
 _LEAVING: Final = f"{_WHOLE}/test_leaving.py"
 _RECOVERY: Final = f"{_ENGINE}/test_recovery.py"
@@ -141,7 +142,7 @@ BUGS: Final = (
                 new="                break\n",
             ),
         ),
-        tests=(_RECOVERY,),
+        tests=(f"{_RECOVERY}::test_work_behind_a_page_of_others_that_go_on_is_found",),
     ),
     Bug(
         name="consumer-deleted-with-its-entries",
@@ -155,7 +156,7 @@ BUGS: Final = (
                 new="if left >= 0:",
             ),
         ),
-        tests=(f"{_CONTRACT}/test_listings.py::test_a_dispatcher_with_entries_is_kept_with_them",),
+        tests=(f"{_LISTINGS}::test_a_dispatcher_with_entries_is_kept_with_them",),
     ),
     Bug(
         name="dedupe-on-the-report",
@@ -172,7 +173,7 @@ BUGS: Final = (
         ),
         tests=(
             f"{_VERDICTS}::test_a_settlement_by_the_same_lease_is_a_duplicate_under_any_operation_id",
-            f"{_CONTRACT}/test_listings.py::test_who_settled_a_step_last_is_known",
+            f"{_LISTINGS}::test_who_settled_a_step_last_is_known",
         ),
     ),
     Bug(
@@ -266,7 +267,10 @@ BUGS: Final = (
                 "        return found\n",
             ),
         ),
-        tests=(_CUT,),
+        tests=(
+            f"{_CUT}::test_a_dispatcher_killed_at[due]",
+            f"{_LISTINGS}::test_due_tasks_come_the_earliest_first_and_name_the_next",
+        ),
         chaos=CHAOS,
     ),
     Bug(
