@@ -125,7 +125,8 @@ async def test_submits_whose_answer_was_lost(
     assert found.kept == found.counted
     assert found.worker_totals == found.steps_recorded
     assert (found.entries, found.pending) == (0, 0)
-    assert words["superseded"] + words["dropped"] >= cut_off
+    # A later cut may lose the answer of an import too: asked again, it was made already.
+    assert words["superseded"] + words["dropped"] + words["already"] >= cut_off
     assert words["dropped"] == 0 or another
 
 

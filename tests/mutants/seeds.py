@@ -30,6 +30,7 @@ _WHOLE: Final = "tests/integration"
 _ENGINE: Final = "tests/unit/dispatcher/engine"
 _VERDICTS: Final = f"{_CONTRACT}/test_verdicts.py"
 _FAULTS: Final = f"{_CONTRACT}/test_redis_faults.py"
+_LISTINGS: Final = f"{_CONTRACT}/test_listings.py"
 _CUT: Final = f"{_WHOLE}/test_cut_points.py"
 _LEAVING: Final = f"{_WHOLE}/test_leaving.py"
 _RECOVERY: Final = f"{_ENGINE}/test_recovery.py"
@@ -120,7 +121,7 @@ BUGS: Final = (
         edits=(
             Edit(
                 where="stepstream_dispatcher.engine.recovery",
-                old="            await self.sweep_own()\n",
+                old="            group.create_task(_again(self.sweep_own, EVERY_S))\n",
                 new="",
             ),
         ),
@@ -141,7 +142,7 @@ BUGS: Final = (
                 new="                break\n",
             ),
         ),
-        tests=(_RECOVERY,),
+        tests=(f"{_RECOVERY}::test_work_behind_a_page_of_others_that_go_on_is_found",),
     ),
     Bug(
         name="consumer-deleted-with-its-entries",
@@ -155,7 +156,7 @@ BUGS: Final = (
                 new="if left >= 0:",
             ),
         ),
-        tests=(f"{_CONTRACT}/test_listings.py::test_a_dispatcher_with_entries_is_kept_with_them",),
+        tests=(f"{_LISTINGS}::test_a_dispatcher_with_entries_is_kept_with_them",),
     ),
     Bug(
         name="dedupe-on-the-report",
@@ -172,7 +173,7 @@ BUGS: Final = (
         ),
         tests=(
             f"{_VERDICTS}::test_a_settlement_by_the_same_lease_is_a_duplicate_under_any_operation_id",
-            f"{_CONTRACT}/test_listings.py::test_who_settled_a_step_last_is_known",
+            f"{_LISTINGS}::test_who_settled_a_step_last_is_known",
         ),
     ),
     Bug(
@@ -229,12 +230,12 @@ BUGS: Final = (
     Bug(
         name="dispatcher-exits-at-once",
         number="11",
-        breaks="a dispatcher that is told to leave neither waits for results nor says good-bye",
+        breaks="a dispatcher that is told to leave exits, without a word to workers and callers",
         edits=(
             Edit(
                 where="stepstream_dispatcher.app",
-                old="        await engine.drain(grace_s=settings.grace_s)\n",
-                new="",
+                old="await engine.drain(grace_s=settings.grace_s)",
+                new='__import__("os")._exit(0)',
             ),
         ),
         tests=(f"{_LEAVING}::test_a_dispatcher_alone_waits_for_running_steps",),
@@ -266,7 +267,10 @@ BUGS: Final = (
                 "        return found\n",
             ),
         ),
-        tests=(_CUT,),
+        tests=(
+            f"{_CUT}::test_a_dispatcher_killed_at[due]",
+            f"{_LISTINGS}::test_due_tasks_come_the_earliest_first_and_name_the_next",
+        ),
         chaos=CHAOS,
     ),
     Bug(
