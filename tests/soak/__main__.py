@@ -40,9 +40,6 @@ LANES = ["task:stream", "task:stream:bench"]
 MIB = 1024 * 1024
 
 MEMORY = Bound(share=0.05)
-# The allocator of the server keeps pages that are partly free: 8 % more in 30 minutes while what is
-# used fell by 12 %. What it uses has the narrow bound.
-SERVER_PAGES = Bound(share=0.15)
 HANDLES = Bound(amount=2)  # a connection that is being replaced
 KEYS = Bound(share=0.05, amount=100)
 ENTRIES = Bound(amount=50)  # the lanes hold what is in work, and the moment decides how much
@@ -50,7 +47,7 @@ ENTRIES = Bound(amount=50)  # the lanes hold what is in work, and the moment dec
 # What a Redis keeps besides tasks, and why it is not a leak. Of every other key nothing may remain.
 LASTING = {
     "task:count": "tasks by state, zeros once all are gone",
-    "task:minute:": "attempts of one minute, gone two hours later at most",
+    "task:minute:": "attempts of one minute, gone three minutes later",
     "task:dispatchers": "who is alive",
     "task:workers": "workers and when they were saved",
     "task:worker:": "counters of one worker",
@@ -150,9 +147,8 @@ class Soak:
         verdicts = [judge(name, figures, bound) for name, figures, bound in of_server]
         for name in warm[0].processes:
             held = [one.processes[name] for one in warm]
-            memory = SERVER_PAGES if name == "redis" else MEMORY
             verdicts += [
-                judge(f"{name} RSS", [one.rss_bytes for one in held], memory),
+                judge(f"{name} RSS", [one.rss_bytes for one in held], MEMORY),
                 judge(f"{name} descriptors", [one.fds for one in held], HANDLES),
                 judge(f"{name} threads", [one.threads for one in held], HANDLES),
             ]
