@@ -49,6 +49,7 @@ LASTING = {
     "task:count": "tasks by state, zeros once all are gone",
     "task:minute:": "attempts of one minute, gone three minutes later",
     "task:dispatchers": "who is alive",
+    "task:swept": "there while no sweep of the reconciler is due",
     "task:workers": "workers and when they were saved",
     "task:worker:": "counters of one worker",
     "task:pipelines": "definitions by version",
