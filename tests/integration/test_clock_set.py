@@ -13,7 +13,7 @@ import pytest
 from tests.support.cluster import running_cluster
 from tests.support.set_clock_dispatcher import ARGV, BACK, FORWARD, SET
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 
 async def test_a_clock_that_is_set_forward_takes_no_running_step_away(tmp_path: Path):

@@ -14,7 +14,7 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.cut_dispatcher import ARGV, MARK_VARIABLE, POINT_VARIABLE, Point
 from tests.support.proxy import running_proxy
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 # Tasks of three steps each. The long first steps run while the dispatcher is away.
 LONG, SHORT = 2, 8

@@ -17,7 +17,7 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.pace import before_the_next_look
 from tests.support.recount import recount
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 TURN_S = 2.0
 LIMIT_S = 20.0
