@@ -169,7 +169,8 @@ async def ask_many(link, count=CALLS):
     return [each.result() for each in asking]
 
 
-async def test_calls_beyond_the_connections_wait_their_turn():
+async def test_calls_beyond_the_connections_wait_their_turn(monkeypatch):
+    monkeypatch.setattr(redis_link, "SLOT_WAIT_S", 30.0)
     async with linked(*[b"+done\r\n"] * CALLS) as (link, server):
         assert set(await ask_many(link)) == {b"done"}
         assert server.asked == CALLS
@@ -206,7 +207,7 @@ async def test_a_busy_store_says_when_to_try_again_and_is_no_outage(monkeypatch)
 
 
 async def test_calls_behind_those_that_nobody_answers_are_told_the_same(monkeypatch):
-    monkeypatch.setattr(redis_link, "SLOT_WAIT_S", 0.3)
+    monkeypatch.setattr(redis_link, "SLOT_WAIT_S", 2.0)
     monkeypatch.setattr(redis_link, "REPLY_TIMEOUT_S", 0.1)
     async with linked() as (link, server):
         server.answering.clear()
