@@ -374,7 +374,10 @@ BUGS: Final = (
                 new="new_task_id()",
             ),
         ),
-        tests=(f"{_WHOLE}/test_clients_move.py::test_submits_over_a_kill_are_accepted_once",),
+        tests=(
+            f"{_WHOLE}/test_tasks.py::test_the_same_request_id_is_the_same_task",
+            f"{_WHOLE}/test_clients_move.py::test_submits_over_a_kill_are_accepted_once",
+        ),
         chaos=CHAOS,
     ),
 )
