@@ -261,6 +261,11 @@ class Callers:
                 if error_word not in {"TASK_NOT_FOUND", "UNAVAILABLE", "STORE_UNAVAILABLE"}:
                     break
                 await lasts(1.0)
+            except asyncio.CancelledError:  # given up at the end of the run: it saw no end
+                self._recorder.add(
+                    Watched(task=task, sequences=sequences, gaps=gaps, last=last, error="")
+                )
+                raise
             error_word = ""
         self._recorder.add(
             Watched(task=task, sequences=sequences, gaps=gaps, last=last, error=error_word)

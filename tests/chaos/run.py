@@ -129,13 +129,17 @@ async def _hurt(
 
     async with asyncio.TaskGroup() as group:
         beside = [group.create_task(tell()), group.create_task(callers.look_around())]
-        parts = [group.create_task(work()), group.create_task(harm())]
-        await asyncio.wait(parts)
+        working, harming = group.create_task(work()), group.create_task(harm())
+        await asyncio.wait([harming])
+        await asyncio.wait([working], timeout=setup.rest_s)
+        if working.cancel():
+            say(f"callers gave up after {setup.rest_s:g} s: waiting {callers.waiting}")
         over.set()
         for task in beside:
             task.cancel()
-    for part in parts:
-        part.result()
+    harming.result()
+    if not working.cancelled():
+        working.result()
     say(f"modes {callers.modes}, errors {callers.errors}")
     return nemesis.crashes + world.crashed()
 

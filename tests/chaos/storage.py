@@ -18,6 +18,7 @@ LANES = ("default", "work")
 AFTER_CANCEL = "cancelled after it completed"  # a step that is recorded with the end of its task
 SINGLE = {"index", "count", "delayed", "ended", "dispatchers", "workers", "paused", "draining"}
 SINGLE |= {"pipelines", "stream", "stream:work", "state:failed", "state:human_review"}
+SINGLE |= {"sweep", "swept"}
 
 
 async def unsettled(redis: Any) -> dict[str, int]:
