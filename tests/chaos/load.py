@@ -113,6 +113,7 @@ class Callers:
         self._lookers = [world.client_of(name) for name in world.dispatchers]
         self._room = asyncio.Semaphore(UNDER_WAY_MAX)
         self.answers = dict.fromkeys(Outcome, 0)
+        self.accepted: set[str] = set()  # tasks of which a caller was told so
         self.modes: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self._missing: dict[str, int] = {}  # how often a task was not there
@@ -194,6 +195,8 @@ class Callers:
         )
         self._recorder.add(submit)
         self.answers[submit.outcome] += 1
+        if submit.outcome is Outcome.OK:
+            self.accepted.add(submit.task)
         for words, count in ((submit.mode, self.modes), (submit.error, self.errors)):
             if words:
                 count[words] = count.get(words, 0) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from stepstream_dispatcher.core.record import TERMINAL_STATES, EventType
@@ -21,7 +21,7 @@ SINGLE |= {"pipelines", "stream", "stream:work", "state:failed", "state:human_re
 SINGLE |= {"sweep", "swept"}
 
 
-async def unsettled(redis: Any) -> dict[str, int]:
+async def unsettled(redis: Any, accepted: Iterable[str]) -> dict[str, int]:
     """What keeps a run from being at rest; empty when nothing does."""
     keys = Keys()
     found = {
@@ -31,6 +31,8 @@ async def unsettled(redis: Any) -> dict[str, int]:
     for queue in LANES:
         if await redis.exists(keys.stream(queue)):
             found[queue] = int(await redis.xlen(keys.stream(queue)))
+    listed = {one.decode() for one in await redis.zrange(keys.index, 0, -1)}
+    found["accepted and not there"] = len(set(accepted) - listed)
     return {name: count for name, count in found.items() if count}
 
 

@@ -85,6 +85,26 @@ async def history(redis, task_id):
     return [decode_event(packed) for packed in kept]
 
 
+async def test_a_task_amid_its_steps_goes_on_in_redis_once_it_is_due(redis, redis_store, journal):
+    """It waits for a worker; none is connected to the dispatcher that has it."""
+    await in_journal(journal, "t1", "lease", "complete-next")
+    task = await journal.journaled("t1")
+    now_ms = redis_store.now_ms()
+    due = {"stage": "delayed", "due_ms": str(now_ms), "entry": ""}
+    waits = msgspec.structs.replace(task, fields=task.fields | due, due_ms=now_ms)
+
+    assert await redis_store.take_in(waits) is Imported.CREATED
+
+    state = task.fields["state"]
+    assert await counted(redis) == {"live": 1, state: 1}
+    assert (await redis_store.due(limit=9))[0] == ["t1"]
+    await advance(redis_store, "t1", "due")
+    record = await current(redis_store, "t1")
+    assert (record.stage, record.state) == (Stage.QUEUED, state)
+    assert await counted(redis) == {"live": 1, state: 1}
+    assert [entry.task_id for entry in await redis_store.read(record.queue, 9)] == ["t1"]
+
+
 async def test_an_unknown_task_is_created_as_the_journal_has_it(redis, redis_store, journal):
     await in_journal(journal, "t1", "lease", "complete-done")
     record, data = await current(journal, "t1"), await journal.data(["t1"])

@@ -40,7 +40,7 @@ async def test_an_exhausted_pool_opens_no_fallback(redis: RedisBackend):
         journal = LocalStore(LocalDatabase(now_ms=remote.now_ms), dispatcher_id="d1")
         switch = SwitchStore(remote, journal, running_max=CALLERS)
         await switch.open()
-        fallback = Fallback(switch, returned=nothing, turned=nothing)
+        fallback = Fallback(switch, returned=nothing, turned=nothing, serves=lambda _queue: True)
         proxy.hold_request(b"EVALSHA", until_reply_to=b"")
         async with asyncio.TaskGroup() as group:
             probe = group.create_task(fallback.probe())

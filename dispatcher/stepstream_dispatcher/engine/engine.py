@@ -262,7 +262,12 @@ class Engine:
         if self.reconciler:
             loops["reconciler"] = self.reconciler.run
         if self._switch:
-            fallback = Fallback(self._switch, returned=self._returned, turned=self._turned)
+            fallback = Fallback(
+                self._switch,
+                returned=self._returned,
+                turned=self._turned,
+                serves=self.sessions.serves,
+            )
             loops |= {"fallback": fallback.probe, "import": fallback.bring_home}
         running: set[asyncio.Task[NoReturn]] = set()
         async with asyncio.TaskGroup() as group:

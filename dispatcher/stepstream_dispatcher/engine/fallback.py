@@ -25,7 +25,7 @@ __all__ = ["Fallback"]
 PROBE_EVERY_S: Final = 0.5
 PROBE_AGAIN_S: Final = 0.1  # after a failure
 FAILURES: Final = 3  # in a row
-IMPORT_EVERY_S: Final = 1.0  # tasks that were being changed are looked at again
+IMPORT_EVERY_S: Final = 1.0  # what stayed in the journal is looked at again
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +37,7 @@ class Fallback:
         switch: What is turned.
         returned: Called when Redis answers again, before it is used: shares what it may have lost.
         turned: Called after each turn.
+        serves: Whether a worker that is connected here takes from a queue.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class Fallback:
         *,
         returned: Callable[[], Awaitable[None]],
         turned: Callable[[], Awaitable[None]],
+        serves: Callable[[str], bool],
     ) -> None:
         self._switch = switch
+        self._serves = serves
         self._returned = returned
         self._turned = turned
         self._complaint = ""  # why the latest return failed
@@ -74,23 +77,30 @@ class Fallback:
             await self._pause(hurry=bool(failures) and not self._switch.diverted)
 
     async def bring_home(self) -> None:
-        """Import what is at rest, whenever Redis is there, until cancelled."""
+        """Import what is at rest or stranded, whenever Redis is there, until cancelled."""
         self._switch.rested.set()
         while True:
             await self._switch.rested.wait()
             self._switch.rested.clear()
             try:
-                for task_id in () if self._switch.diverted else self._switch.resting():
-                    await self._import(task_id)
+                await self._import_all()
             except StoreUnavailable:
                 self._switch.doubted.set()
-            if self._switch.resting() and not self._switch.diverted:
+            if self._switch.journaled and not self._switch.diverted:
                 await asyncio.sleep(IMPORT_EVERY_S)
                 self._switch.rested.set()
 
-    async def _import(self, task_id: str) -> None:
+    async def _import_all(self) -> None:
+        if self._switch.diverted:
+            return
+        for task_id in self._switch.resting():
+            await self._import(task_id)
+        for task_id in self._switch.stranded(self._serves):
+            await self._import(task_id, queued=True)
+
+    async def _import(self, task_id: str, *, queued: bool = False) -> None:
         try:
-            word = await self._switch.bring_home(task_id)
+            word = await self._switch.bring_home(task_id, queued=queued)
         except InternalError as error:
             _log.error("task cannot be imported", task_id=task_id, error=error.message)
             return

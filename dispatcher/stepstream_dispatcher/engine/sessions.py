@@ -269,6 +269,10 @@ class Sessions:
         """The lanes that a session may be fed from."""
         return self._queues.get(session.id, frozenset())
 
+    def serves(self, queue: str) -> bool:
+        """Whether any session may be fed from a lane."""
+        return any(queue in queues for queues in self._queues.values())
+
     def add(self, session: Session, queues: Iterable[str]) -> None:
         """Open a session that may be fed from `queues`."""
         self._by_id[session.id] = session

@@ -4,14 +4,16 @@ Theory of operation. A task is either in the journal or in Redis; while it is in
 journal is the truth about it, whatever Redis may say. New tasks go to the journal only while the
 switch is *diverted*, which `fallback.py` decides by its probes, and only if they never reached a
 socket. The journal keeps serving its tasks after Redis is back, until they are at rest and were
-imported. Entries that Redis has for a task of the journal are not handed out; they stay pending,
-and recovery looks at them again once the task has been imported. An import whose fate is unknown
-may have happened: from then on the task is read from the journal and not changed there, until Redis
-has told; a mark in the journal says so after a crash too.
+imported. One that waits for a worker, while none is connected here, goes to Redis as it stands,
+where workers of other dispatchers find it. Entries that Redis has for a task of the journal are not
+handed out; they stay pending, and recovery looks at them again once the task has been imported. An
+import whose fate is unknown may have happened: from then on the task is read from the journal and
+not changed there, until Redis has told; a mark in the journal says so after a crash too.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -29,6 +31,7 @@ from stepstream_dispatcher.store.port import (
     CommitPartly,
     Durability,
     Imported,
+    Journaled,
     Result,
     StoreUnreachable,
     Verdict,
@@ -40,14 +43,18 @@ __all__ = ["SwitchStore"]
 class SwitchStore(SwitchedReads, SwitchedLanes):
     """Serves each task from where it is."""
 
-    async def bring_home(self, task_id: str) -> Imported | None:
-        """Import one task; None if it is being changed, or gone.
+    async def bring_home(self, task_id: str, *, queued: bool = False) -> Imported | None:
+        """Import one task; None if it is being changed, or gone, or not at rest.
+
+        Args:
+            queued: Import it too if it waits for a worker.
 
         Raises:
             StoreUnavailable: Redis is away; the task stays in the journal.
             InternalError: Redis could not take it in; the task stays in the journal.
         """
-        if self._committing[task_id] or not self._at_rest.get(task_id):
+        may_leave = self._at_rest.get(task_id) or (queued and task_id in self._queued)
+        if self._committing[task_id] or not may_leave:
             return None
         known = task_id in self._departed
         self._departed.add(task_id)
@@ -58,6 +65,7 @@ class SwitchStore(SwitchedReads, SwitchedLanes):
                 self._departed.discard(task_id)
             raise
         del self._at_rest[task_id]
+        self._queued.pop(task_id, None)
         self._departed.discard(task_id)
         await self._journal.drop(task_id)
         return word
@@ -67,7 +75,7 @@ class SwitchStore(SwitchedReads, SwitchedLanes):
         if task is None:
             return None
         await self._journal.depart(task_id)
-        return await self._remote.take_in(task)
+        return await self._remote.take_in(_due_at_once(task, self.now_ms()))
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -80,6 +88,7 @@ class SwitchStore(SwitchedReads, SwitchedLanes):
             task = await self._journal.journaled(task_id)
             if task is not None:
                 self._at_rest[task_id] = _rests(task.fields)
+                self._note_queue(task_id, _queue_of(task))
         self._departed.update(await self._journal.departed())
         self.rested.set()
         try:
@@ -211,8 +220,28 @@ class SwitchStore(SwitchedReads, SwitchedLanes):
         if result.verdict is Verdict.APPLIED and "stage" in transition.fields:
             rests = _rests(transition.fields | {"state": transition.event.state})
             self._at_rest[task_id] = rests
+            self._note_queue(task_id, transition.enqueue)
             if rests:
                 self.rested.set()
+
+    def _note_queue(self, task_id: str, queue: str | None) -> None:
+        """Remember in which queue a task waits; None: in none."""
+        if queue is None:
+            self._queued.pop(task_id, None)
+        else:
+            self._queued[task_id] = queue, asyncio.get_running_loop().time()
+
+
+def _queue_of(task: Journaled) -> str | None:
+    return task.fields["queue"] if task.fields["stage"] == Stage.QUEUED else None
+
+
+def _due_at_once(task: Journaled, now_ms: int) -> Journaled:
+    """A task that waits for a worker, as one that is due: whoever looks first queues it anew."""
+    if task.fields["stage"] != Stage.QUEUED:
+        return task
+    due = {"stage": Stage.DELAYED.value, "due_ms": str(now_ms), "entry": ""}
+    return msgspec.structs.replace(task, fields=task.fields | due, due_ms=now_ms)
 
 
 def _marked(transition: Transition) -> Transition:

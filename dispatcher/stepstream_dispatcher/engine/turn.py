@@ -12,6 +12,7 @@ from stepstream_dispatcher.store.port import ImportingStore, Intents, Journal, S
 
 __all__ = ["AWAY", "Turn"]
 
+STRANDED_S: Final = 5.0  # a worker whose stream broke is back by then, or at another dispatcher
 VERDICT_S: Final = 2.0  # a call that could not reach Redis waits this long for the probes
 AWAY: Final = "redis is away; only tasks that were accepted since are served"
 
@@ -42,6 +43,8 @@ class Turn:
         self._intents = Intents()  # as Redis said last
         self._at_rest: dict[str, bool] = {}  # the tasks of the journal
         self._committing: Counter[str] = Counter()  # calls that write a task of the journal
+        # Of those the ones that wait for a worker: their queue, and since when (monotonic).
+        self._queued: dict[str, tuple[str, float]] = {}
         self._departed: set[str] = set()  # tasks that are, or may have been, imported
         self._waits: set[asyncio.Timeout] = set()  # blocks of readers, which a turn ends
 
@@ -92,6 +95,19 @@ class Turn:
     def resting(self) -> list[str]:
         """The tasks of the journal that can be imported, oldest first."""
         return [task_id for task_id, rests in self._at_rest.items() if rests]
+
+    def stranded(self, serves: Callable[[str], bool]) -> list[str]:
+        """The tasks of the journal that wait for a worker here, and none comes.
+
+        Args:
+            serves: Whether a worker that is connected here takes from a queue.
+        """
+        before = asyncio.get_running_loop().time() - STRANDED_S
+        return [
+            task_id
+            for task_id, (queue, since) in self._queued.items()
+            if since <= before and not serves(queue)
+        ]
 
     async def _hears_down(self) -> bool:
         """Whether Redis is down; the probes may still be about to find out."""

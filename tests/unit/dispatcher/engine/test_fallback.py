@@ -10,10 +10,12 @@ from structlog.testing import capture_logs
 from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.engine.fallback import PROBE_EVERY_S, Fallback
 from stepstream_dispatcher.engine.supervise import supervise
+from stepstream_dispatcher.engine.switch import SwitchStore
+from stepstream_dispatcher.engine.turn import STRANDED_S
 from stepstream_dispatcher.store.port import Imported, StoreRefused, StoreUnreachable
 from tests.support.engine import database
-from tests.support.switched import Switched
-from tests.support.tasks_at import carry_out
+from tests.support.switched import Switched, created
+from tests.support.tasks_at import advance, carry_out
 from tests.support.transitions import build
 from tests.support.virtual_time import in_virtual_time, pass_time
 
@@ -28,7 +30,13 @@ class Watched:
         self.turns: list[bool] = []
         self.trouble: Exception | None = None  # of what is done when Redis is back
         self.turn_trouble: Exception | None = None
-        self.fallback = Fallback(self.switch, returned=self._returned, turned=self._turned)
+        self.served = False  # whether a worker is connected
+        self.fallback = Fallback(
+            self.switch,
+            returned=self._returned,
+            turned=self._turned,
+            serves=lambda _queue: self.served,
+        )
 
     async def _returned(self) -> None:
         self.returned += 1
@@ -229,3 +237,49 @@ async def test_task_that_comes_to_rest_after_the_return_is_imported_then():
         await pass_time(0.1)
 
         assert [task.task_id for task in watch.remote.taken] == ["t1"]
+
+
+@in_virtual_time
+async def test_task_that_no_worker_here_takes_goes_to_redis_as_one_that_is_due():
+    """Its dispatcher was restarted, and all workers are connected to others."""
+    async with watched("bring_home") as watch:
+        watch.dispatcher.divert()
+        await created(watch.switch, "t1")
+        watch.dispatcher.rejoin()
+
+        await pass_time(STRANDED_S - 0.5)
+        assert not watch.remote.taken
+        await pass_time(2)
+
+        (task,) = watch.remote.taken
+        assert (task.fields["stage"], task.fields["entry"]) == ("delayed", "")
+        assert task.due_ms == int(task.fields["due_ms"]) > 0
+        assert "t1" not in watch.switch
+
+
+@pytest.mark.parametrize("step", ["served", "lease"])
+@in_virtual_time
+async def test_task_that_a_worker_here_takes_or_has_stays_in_the_journal(step: str):
+    async with watched("bring_home") as watch:
+        watch.dispatcher.divert()
+        await created(watch.switch, "t1")
+        watch.served = step == "served"
+        if step == "lease":
+            await advance(watch.switch, "t1", "lease")
+        watch.dispatcher.rejoin()
+
+        await pass_time(60)
+
+        assert not watch.remote.taken
+
+
+@in_virtual_time
+async def test_stranded_task_is_known_after_a_restart():
+    async with watched("bring_home") as watch:
+        watch.dispatcher.divert()
+        await created(watch.switch, "t1")
+        again = SwitchStore(watch.switch.remote, watch.dispatcher.journal, running_max=3)
+        await again.open()
+        await pass_time(STRANDED_S + 1)
+
+        assert again.stranded(lambda _queue: False) == ["t1"]
