@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
@@ -303,6 +304,48 @@ async def test_counts_are_exact_while_tasks_move(every_kind, redis, peer_of_redi
     assert await agree(every_kind) == {}
     async with healer_of(every_kind) as healer:
         assert (await healer.sweep()).repaired == {}
+
+
+SPOILT = {
+    "of another type": ("SET", "t-spoilt", "text"),
+    "with fields missing": ("HSET", "t-spoilt", "version", "3"),
+    "without its version": ("HDEL", "t-create", "version"),
+    "with another's words": ("HSET", "t-create", "stage", "nonsense"),
+    "with an entry that is none": ("HSET", "t-create", "entry", "nonsense"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+async def test_a_record_that_is_unreadable_keeps_nobody_else_from_being_healed(
+    every_kind, redis, how
+):
+    verb, task_id, *words = SPOILT[how]
+    await redis.client.execute_command(verb, redis.keys.record(task_id), *words)
+    await redis.client.zadd(redis.keys.index, {"t-spoilt": 1})
+    await redis.client.zadd(redis.keys.delayed, {"t-spoilt": 1})
+    await redis.client.delete(redis.keys.stream("default"))
+
+    with capture_logs() as logs:
+        async with healer_of(every_kind) as healer:
+            first = await healer.reconciler.look()
+            healer.reconciler._uncounted = True
+            await healer.reconciler.look()
+
+    assert first.repaired["entries"] > 0
+    assert first.unreadable == (task_id,)
+    assert [line["task_id"] for line in logs if "task_id" in line] == [task_id]
+
+
+async def test_a_field_that_only_commits_read_keeps_nobody_else_from_being_healed(
+    every_kind, redis
+):
+    await redis.client.hset(redis.keys.record("t-create"), "attempt", "nonsense")
+    await redis.client.delete(redis.keys.stream("default"))
+
+    async with healer_of(every_kind) as healer:
+        report = await healer.sweep()
+
+    assert report.repaired["entries"] > 0
 
 
 async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):

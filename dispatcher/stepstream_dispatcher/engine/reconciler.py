@@ -67,6 +67,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._lanes_made = 0  # as of the latest sweep
         self._uncounted = False  # the latest sweep could not count
+        self._unreadable: frozenset[str] = frozenset()  # tasks that were told of
         self._known: dict[str, int] = {}  # a difference that a sweep has left as it was
 
     async def run(self) -> None:
@@ -161,6 +162,7 @@ class Reconciler:
         for one in asked:
             if not one.done():
                 one.set_result(report)
+        self._tell_unreadable(report)
         log = _log.warning if report.repaired else _log.info
         log(
             "redis repaired" if report.repaired else "nothing to repair",
@@ -171,6 +173,11 @@ class Reconciler:
             **report.repaired,
         )
         return report
+
+    def _tell_unreadable(self, report: Report) -> None:
+        for task_id in sorted(set(report.unreadable) - self._unreadable):
+            _log.error("record is unreadable, and was skipped", task_id=task_id)
+        self._unreadable = frozenset(report.unreadable)
 
     async def _swept(self, share: float) -> Report:
         sweep = Sweep(

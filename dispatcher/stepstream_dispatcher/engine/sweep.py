@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.census import Census
 from stepstream_dispatcher.core.facts import Requeued
 from stepstream_dispatcher.core.reconcile import (
@@ -41,7 +41,7 @@ from stepstream_dispatcher.core.reconcile import (
     need_of,
     stray_of,
 )
-from stepstream_dispatcher.core.record import Stage
+from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.messages import CENSUS_WORD
 from stepstream_dispatcher.engine.orphans import Orphans
@@ -52,6 +52,7 @@ __all__ = ["CLAIM_S", "Report", "Sweep"]
 PAGE: Final = 500  # tasks; their survey takes Redis about 3 ms
 ENTRY_COST_S: Final = 1e-6  # of an entry that XRANGE answers, rounded up
 MEMBERS: Final = 1000  # of a sorted set, about as long
+UNREADABLE_MAX: Final = 1000  # ids of unreadable records that a report names
 LOOKS_MAX: Final = 5  # at a task that moves under every repair
 CLAIM_S: Final = 15.0  # a sweeper that is silent for this long is gone
 CLAIM_EVERY_S: Final = 3.0
@@ -68,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int  # records that it looked at
     took_s: float
     counted: bool  # whether the counts are right now; else they have to be counted again
+    unreadable: tuple[str, ...] = ()  # tasks whose records say nothing; at most UNREADABLE_MAX
 
 
 class _ClaimLostError(Exception):
@@ -102,6 +104,7 @@ class Sweep:
         self._census = Census()
         self._found: Counter[str] = Counter()
         self._tasks = 0
+        self._unreadable: list[str] = []
         self._offers: set[tuple[str, str]] = set()  # queue and entry, at the beginning
         self._states: frozenset[str] = frozenset()  # those that have a sorted set
         self._claimed_at = 0.0
@@ -131,7 +134,13 @@ class Sweep:
         except* (StoreUnavailable, TimeoutError) as errors:
             raise StoreUnavailable(f"the sweep broke off: {errors.exceptions[0]}") from errors
         repaired = {word: n for word, n in self._found.items() if n}
-        return Report(repaired=repaired, tasks=self._tasks, took_s=clock() - began, counted=counted)
+        return Report(
+            repaired=repaired,
+            tasks=self._tasks,
+            took_s=clock() - began,
+            counted=counted,
+            unreadable=tuple(self._unreadable),
+        )
 
     async def _pass(self) -> bool:
         async with asyncio.timeout(HEAR_S):
@@ -205,6 +214,8 @@ class Sweep:
         needs: dict[Need, list[Sight]] = {need: [] for need in Need}
         mends: list[Mend] = []
         for sight in sights:
+            if not sight.readable and len(self._unreadable) < UNREADABLE_MAX:
+                self._unreadable.append(sight.task_id)
             if sight.record is None:
                 continue
             self._tasks += 1
@@ -228,7 +239,7 @@ class Sweep:
         """Give queued tasks another entry; whoever has the old one in hand finds it obsolete."""
         if not sights:
             return
-        records = await self._store.records([sight.task_id for sight in sights])
+        records = await readable_records(self._store, [sight.task_id for sight in sights])
         proposals = [
             Proposal(
                 task_id=sight.task_id,
@@ -260,6 +271,7 @@ class Sweep:
                 stale = [
                     entry.entry_id
                     for entry, sight in zip(entries, survey.sights, strict=True)
+                    if sight.readable
                     if sight.record is None or sight.record.entry != entry.entry_id
                 ]
                 if stale:  # unless it was settled since it was listed
@@ -337,6 +349,18 @@ class Sweep:
         if self._holding:
             await self._store.hold_trims(ttl_s=CLAIM_S)
         self._claimed_at = now
+
+
+async def readable_records(
+    store: RepairableStore, task_ids: Sequence[str]
+) -> list[TaskRecord | None]:
+    """Read records; None also for one that cannot be read, so that the others can."""
+    try:
+        return await store.records(task_ids)
+    except InternalError:
+        if len(task_ids) == 1:
+            return [None]
+    return [one for task_id in task_ids for one in await readable_records(store, [task_id])]
 
 
 def _crowded(truth: Mapping[str, int], tally: Tally) -> list[str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from stepstream.errors import InternalError
 from stepstream_dispatcher.core.reconcile import Mend, Sight, Tally, is_passed
 from stepstream_dispatcher.store.codec import WAITING_STATES, decode_record
 from stepstream_dispatcher.store.keys import GROUP, Keys
@@ -182,14 +183,23 @@ def _texts(mend: Mend, places: Sequence[str]) -> Iterator[str]:
     yield "" if mend.score is None else str(mend.score)
 
 
-def _sight(task_id: str, row: Sequence[Any], delivered: Mapping[str, str]) -> Sight:
+def _sight(task_id: str, row: Any, delivered: Mapping[str, str]) -> Sight:
+    """What a row says; a record that somebody else has spoilt says nothing."""
+    try:
+        return _read(task_id, row, delivered) if row else Sight.of_unreadable(task_id)
+    except (InternalError, ValueError):
+        return Sight.of_unreadable(task_id)
+
+
+def _read(task_id: str, row: Sequence[Any], delivered: Mapping[str, str]) -> Sight:
+    """Raises InternalError or ValueError where the record is none of ours."""
     values, listed, timer, waits, ends, expires_ms, there, holder = row
     fields = {
         name: value.decode(errors="replace")
         for name, value in zip(FIELDS, values, strict=True)
         if value is not None
     }
-    record = decode_record(task_id, fields) if "version" in fields else None
+    record = decode_record(task_id, fields) if fields else None
     return Sight(
         task_id=task_id,
         record=record,
