@@ -95,9 +95,10 @@ class Healer:
 
 
 @asynccontextmanager
-async def healer_of(store):
+async def healer_of(store, **options):
     """A healer whose committer runs."""
-    healer = Healer(store)
+    await store.beat()
+    healer = Healer(store, **options)
     async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
         committing = group.create_task(healer.committer.run())
         yield healer
@@ -248,6 +249,7 @@ async def peer_of_redis(redis, stack):
 async def test_a_lease_that_no_entry_leads_to_is_looked_after(redis_store, redis, owner, repair):
     await advance(redis_store, "t1", "create", "lease")
     await redis.client.hset(redis.keys.record("t1"), "owner", owner)
+    await redis.client.zadd(redis.keys.dispatchers, {ORPHANED: 1})
     await redis.client.delete(redis.keys.stream("default"))
     await redis_store.ensure_lanes(QUEUES)
 
@@ -258,6 +260,49 @@ async def test_a_lease_that_no_entry_leads_to_is_looked_after(redis_store, redis
     record = await current(redis_store, "t1")
     assert record.stage is (Stage.LEASED if owner == "d1" else Stage.QUEUED)
     assert list(healer.sessions.adopted.values()) == (["t1"] if owner == "d1" else [])
+
+
+async def gone(healer, task_id):
+    return await healer.recovery.owners_gone([await current(healer.store, task_id)])
+
+
+async def test_a_dispatcher_without_a_row_is_gone_once_it_was_missed_for_long(redis_store, redis):
+    await advance(redis_store, "t1", "create", "lease")
+    await redis.client.hset(redis.keys.record("t1"), "owner", ORPHANED)
+
+    async with healer_of(redis_store, silence_limit_s=0.5) as healer:
+        first = await gone(healer, "t1")
+        while not (missed := await gone(healer, "t1")):
+            await redis_store.beat()
+        await redis.client.zadd(redis.keys.dispatchers, {ORPHANED: redis_store.now_ms()})
+        beating = await gone(healer, "t1")
+        await redis.client.zrem(redis.keys.dispatchers, ORPHANED)
+        again = await gone(healer, "t1")
+
+    assert (first, missed, beating, again) == (set(), {ORPHANED}, set(), set())
+
+
+async def test_nobody_is_gone_by_rows_that_lack_ones_own(redis_store, redis):
+    await advance(redis_store, "t1", "create", "lease")
+    await redis.client.hset(redis.keys.record("t1"), "owner", ORPHANED)
+
+    async with healer_of(redis_store) as healer:
+        await redis.client.delete(redis.keys.dispatchers)
+        await redis.client.zadd(redis.keys.dispatchers, {ORPHANED: 1})
+
+        assert await gone(healer, "t1") == set()
+        await redis_store.beat()
+        assert await gone(healer, "t1") == {ORPHANED}
+
+
+async def test_a_holder_whose_row_is_lost_is_missed_from_then_on(redis_store, peer_of_redis):
+    await advance(redis_store, "t1", "create")
+    await peer_of_redis.read("default", 1)
+
+    async with healer_of(redis_store) as healer:
+        await healer.sweep()
+
+    assert (await redis_store.dispatchers())["d2"] < LIMIT_S * 1000
 
 
 async def test_nobody_is_taken_over_while_recovery_holds_back(redis_store, redis):

@@ -105,6 +105,7 @@ class Sweep:
         self._found: Counter[str] = Counter()
         self._tasks = 0
         self._unreadable: list[str] = []
+        self._holders: set[str] = set()  # dispatchers that have entries pending
         self._offers: set[tuple[str, str]] = set()  # queue and entry, at the beginning
         self._states: frozenset[str] = frozenset()  # those that have a sorted set
         self._claimed_at = 0.0
@@ -152,6 +153,7 @@ class Sweep:
             self._found[Repair.LANES] += len(before.groupless)
         await self._walk_offers()
         await self._walk_records()
+        await self._store.enlist(sorted(self._holders))
         await self._walk_set(DELAYED)
         await self._walk_lanes()
         await self._walk_ended()
@@ -219,6 +221,8 @@ class Sweep:
             if sight.record is None:
                 continue
             self._tasks += 1
+            if sight.holder:
+                self._holders.add(sight.holder)
             self._census.saw(sight.task_id, sight.record)
             needs[need_of(sight)].append(sight)
             mends += mends_of(sight, self._states)
