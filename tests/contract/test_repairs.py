@@ -393,6 +393,21 @@ async def test_a_field_that_only_commits_read_keeps_nobody_else_from_being_heale
     assert report.repaired["entries"] > 0
 
 
+async def test_damage_is_tried_again_until_a_sweep_of_ones_own_is_done(
+    every_kind, redis, peer_of_redis
+):
+    async with healer_of(every_kind) as healer:
+        await healer.reconciler.look()
+        await peer_of_redis.claim_sweep(ttl_s=10)
+        await destroy(redis, DESTROYED["delete the index"])
+        refused = await healer.reconciler.look()
+        await peer_of_redis.end_sweep(quiet_s=60)
+        report = await healer.reconciler.look()
+
+    assert refused is None
+    assert report.repaired == {"index": len(KINDS)}
+
+
 async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):
     assert await redis_store.claim_sweep(ttl_s=10)
 

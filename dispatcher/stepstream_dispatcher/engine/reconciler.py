@@ -68,6 +68,7 @@ class Reconciler:
         self._lanes_made = 0  # as of the latest sweep
         self._uncounted = False  # the latest sweep could not count
         self._unreadable: frozenset[str] = frozenset()  # tasks that were told of
+        self._seen: dict[str, int] = {}  # the difference that was found last
         self._known: dict[str, int] = {}  # a difference that a sweep has left as it was
 
     async def run(self) -> None:
@@ -125,7 +126,7 @@ class Reconciler:
         second look.
         """
         if not differences(await self._store.tally(self._lanes())):
-            self._known = {}
+            self._seen = self._known = {}
             return {}
         await self._learn()
         await asyncio.sleep(CONFIRM_S)
@@ -133,7 +134,9 @@ class Reconciler:
         found = differences(tally)
         if not found or found == self._known:
             return {}
-        self._known = found
+        told, self._seen = self._seen, found
+        if found == told:
+            return found
         if LISTED in tally.counts:
             _log.warning("counts and indexes differ: somebody else has changed redis", **found)
         else:
@@ -157,8 +160,8 @@ class Reconciler:
                     one.set_exception(lost)
             raise
         self._lanes_made, self._uncounted = lanes_made, not report.counted
-        if set(report.repaired) - {Repair.COUNTS}:
-            self._known = {}
+        if report.counted:
+            self._known = {} if set(report.repaired) - {Repair.COUNTS} else self._seen
         for one in asked:
             if not one.done():
                 one.set_result(report)
