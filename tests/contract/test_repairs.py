@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
 from stepstream_dispatcher.core.record import Stage
@@ -19,7 +20,10 @@ from stepstream_dispatcher.engine.reconciler import Reconciler
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.sessions import Sessions
 from stepstream_dispatcher.engine.sweep import Sweep
+from stepstream_dispatcher.store.redis import RedisStore
+from tests.support.proxy import running_proxy
 from tests.support.records import TRANSLATION
+from tests.support.stores import opened
 from tests.support.tasks_at import advance, carry_out, current, prepared
 from tests.support.transitions import KINDS
 
@@ -33,6 +37,7 @@ class Healer:
 
     def __init__(self, store, *, silence_limit_s=15.0):
         self.store = store
+        self.away = False
         catalog = Catalog([msgspec.structs.replace(TRANSLATION, version="1")])
         self.sessions = Sessions()
         self.committer = Committer(
@@ -76,7 +81,7 @@ class Healer:
             orphans=self.orphans,
             queues=lambda: QUEUES,
             learn=self._learn,
-            away=lambda: False,
+            away=lambda: self.away,
         )
 
     async def _learn(self):
@@ -406,6 +411,35 @@ async def test_damage_is_tried_again_until_a_sweep_of_ones_own_is_done(
 
     assert refused is None
     assert report.repaired == {"index": len(KINDS)}
+
+
+async def test_an_operator_is_told_when_redis_is_left_before_the_sweep(redis_store):
+    async with healer_of(redis_store) as healer, asyncio.TaskGroup() as group:
+        asking = group.create_task(failure_of_repair(healer))
+        await asyncio.sleep(0)
+        healer.away = True
+        running = group.create_task(healer.reconciler.run())
+        assert await asking == "StoreUnreachable"
+        running.cancel()
+
+
+async def failure_of_repair(healer):
+    with pytest.raises(StoreUnavailable) as caught:
+        await healer.reconciler.repair()
+    return caught.type.__name__
+
+
+async def test_an_operator_is_told_when_a_look_fails_before_the_sweep(redis, stack):
+    async with running_proxy(redis.url) as proxy:
+        store = await opened(stack, RedisStore(proxy.url, dispatcher_id="d1", prefix=redis.prefix))
+        async with healer_of(store) as healer:
+            healer.reconciler._wake.set()
+            proxy.refuse()
+            looking, asking = healer.reconciler.run(), healer.reconciler.repair()
+            told, failed = await asyncio.gather(asking, looking, return_exceptions=True)
+
+    assert isinstance(told, StoreUnavailable)
+    assert isinstance(failed, StoreUnavailable)
 
 
 async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):

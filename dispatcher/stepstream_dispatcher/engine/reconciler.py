@@ -75,8 +75,15 @@ class Reconciler:
         """Look until cancelled."""
         while True:
             await self._pause()
-            if not self._away():
+            if self._away():
+                self._refuse(StoreUnreachable("redis is away; nothing can be repaired"))
+                continue
+            try:
                 await self.look()
+            except BaseException as error:
+                lost = isinstance(error, StoreUnavailable)
+                self._refuse(error if lost else StoreUnavailable("the repair was interrupted"))
+                raise
 
     async def repair(self) -> Report:
         """Sweep now, and say what was mended.
@@ -90,6 +97,13 @@ class Reconciler:
         self._asked.append(report)
         self._wake.set()
         return await report
+
+    def _refuse(self, error: StoreUnavailable) -> None:
+        """Answer everybody who waits; whoever asks from now on has another chance."""
+        asked, self._asked = self._asked, []
+        for one in asked:
+            if not one.done():
+                one.set_exception(error)
 
     async def look(self) -> Report | None:
         """Compare, and sweep if there is a reason to; None: there was none, or another sweeps."""
@@ -149,16 +163,9 @@ class Reconciler:
     async def _sweep(self, reason: str) -> Report | None:
         if not await self._store.claim_sweep(ttl_s=CLAIM_S):
             return None
-        asked, self._asked = self._asked, []
+        asked = list(self._asked)
         lanes_made = self._store.lanes_made
-        try:
-            report = await self._swept(BACKGROUND_SHARE if reason == "it is time" else SHARE)
-        except BaseException as error:
-            lost = error if isinstance(error, StoreUnavailable) else StoreUnavailable("interrupted")
-            for one in asked:
-                if not one.done():
-                    one.set_exception(lost)
-            raise
+        report = await self._swept(BACKGROUND_SHARE if reason == "it is time" else SHARE)
         self._lanes_made, self._uncounted = lanes_made, not report.counted
         if report.counted:
             self._known = {} if set(report.repaired) - {Repair.COUNTS} else self._seen
