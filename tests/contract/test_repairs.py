@@ -20,6 +20,7 @@ from stepstream_dispatcher.engine.reconciler import Reconciler
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.sessions import Sessions
 from stepstream_dispatcher.engine.sweep import Sweep
+from stepstream_dispatcher.store.port import Signal
 from stepstream_dispatcher.store.redis import RedisStore
 from tests.support.proxy import running_proxy
 from tests.support.records import TRANSLATION
@@ -378,7 +379,7 @@ async def test_a_record_that_is_unreadable_keeps_nobody_else_from_being_healed(
     with capture_logs() as logs:
         async with healer_of(every_kind) as healer:
             first = await healer.reconciler.look()
-            healer.reconciler._uncounted = True
+            healer.reconciler._lanes_made -= 1  # for another reason to sweep
             await healer.reconciler.look()
 
     assert first.repaired["entries"] > 0
@@ -440,6 +441,43 @@ async def test_an_operator_is_told_when_a_look_fails_before_the_sweep(redis, sta
 
     assert isinstance(told, StoreUnavailable)
     assert isinstance(failed, StoreUnavailable)
+
+
+class Misses(RedisStore):
+    """A store whose subscription is lost as soon as it stands, and whose marker with it."""
+
+    async def all_signals(self):
+        yield Signal("resync")
+        yield Signal("resync")
+        await asyncio.Event().wait()
+
+
+async def test_a_sweep_that_missed_events_mends_and_does_not_count(every_kind, redis, stack):
+    store = await opened(stack, Misses(redis.url, dispatcher_id="d3", prefix=redis.prefix))
+    await destroy(redis, DESTROYED["delete the index"])
+
+    async with healer_of(store) as healer:
+        report = await healer.reconciler.look()
+        again = await healer.reconciler.look()
+
+    assert (report.counted, report.repaired) == (False, {"index": len(KINDS)})
+    assert again is None  # not at once
+
+
+async def test_counts_that_go_wrong_again_and_again_are_not_swept_for_at_once(every_kind, redis):
+    """A dispatcher of an older release does not keep all of them."""
+    async with healer_of(every_kind) as healer:
+        await healer.reconciler.look()
+        await redis.client.hincrby(redis.keys.count, "entries", 1)
+        first = await healer.reconciler.look()
+        await redis.client.hincrby(redis.keys.count, "entries", 2)
+        second = await healer.reconciler.look()
+        await destroy(redis, DESTROYED["delete a state's set"])
+        other = await healer.reconciler.look()
+
+    assert first.counted
+    assert second is None
+    assert other.repaired["states"] > 0
 
 
 async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):

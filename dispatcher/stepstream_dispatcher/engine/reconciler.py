@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.core.patience import Patience
 from stepstream_dispatcher.core.reconcile import LISTED, Repair, differences
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.orphans import Orphans
@@ -28,9 +29,18 @@ __all__ = ["Reconciler"]
 LOOK_EVERY_S: Final = 5.0  # counts are compared
 CONFIRM_S: Final = 1.0  # a difference has to be there for as long
 ASK_AGAIN_S: Final = 0.5  # while another dispatcher sweeps and an operator waits
+VAIN_S: Final = 30.0  # after a sweep that could not count, or had nothing but counts to mend
+VAIN_MAX_S: Final = 600.0  # likewise, when it has been so again and again
 BACKGROUND_EVERY_S: Final = 300.0  # after the end of the latest sweep, whoever's it was
 SHARE: Final = 0.05  # of Redis's time, for a sweep that somebody waits for
 BACKGROUND_SHARE: Final = 0.02
+
+# Why a sweep is made, as the log says it.
+ASKED: Final = "an operator asked"
+LANE_MADE: Final = "a lane was made again"
+UNCOUNTED: Final = "the counts are not yet right"
+DIFFERENT: Final = "counts differ"
+DUE: Final = "it is time"
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +77,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._lanes_made = 0  # as of the latest sweep
         self._uncounted = False  # the latest sweep could not count
+        self._patience = Patience(first_s=VAIN_S, most_s=VAIN_MAX_S)
         self._unreadable: frozenset[str] = frozenset()  # tasks that were told of
         self._seen: dict[str, int] = {}  # the difference that was found last
         self._known: dict[str, int] = {}  # a difference that a sweep has left as it was
@@ -124,17 +135,23 @@ class Reconciler:
     async def _reason(self) -> str:
         """Why to sweep now; empty: there is no reason."""
         if self._asked:
-            return "an operator asked"
-        if self._uncounted:
-            return "the counts are not yet right"
+            return ASKED
         if self._store.lanes_made != self._lanes_made:
-            return "a lane was made again"
+            return LANE_MADE
+        if self._uncounted and self._may_try(()):
+            return UNCOUNTED
         if await self._found():
-            return "counts differ"
-        return "it is time" if await self._store.sweep_is_due() else ""
+            return DIFFERENT
+        if self._uncounted:
+            return ""
+        return DUE if await self._store.sweep_is_due() else ""
+
+    def _may_try(self, causes: Collection[str]) -> bool:
+        """Whether to sweep for the counts' sake: a dispatcher of an older release leaves some."""
+        return self._patience.allows(causes, now=asyncio.get_running_loop().time())
 
     async def _found(self) -> dict[str, int]:
-        """What differs, twice; a difference that a sweep could do nothing about is not told again.
+        """What differs, twice, unless a sweep could do nothing about it, or not for long.
 
         A lane that only another dispatcher knew is no difference, so pipelines are read before the
         second look.
@@ -146,7 +163,7 @@ class Reconciler:
         await asyncio.sleep(CONFIRM_S)
         tally = await self._store.tally(self._lanes())
         found = differences(tally)
-        if not found or found == self._known:
+        if not found or found == self._known or not self._may_try(found):
             return {}
         told, self._seen = self._seen, found
         if found == told:
@@ -165,10 +182,16 @@ class Reconciler:
             return None
         asked = list(self._asked)
         lanes_made = self._store.lanes_made
-        report = await self._swept(BACKGROUND_SHARE if reason == "it is time" else SHARE)
+        report = await self._swept(BACKGROUND_SHARE if reason == DUE else SHARE)
         self._lanes_made, self._uncounted = lanes_made, not report.counted
+        mended = set(report.repaired) - {Repair.COUNTS}
         if report.counted:
-            self._known = {} if set(report.repaired) - {Repair.COUNTS} else self._seen
+            self._known = {} if mended else self._seen
+        if not report.counted or (reason == DIFFERENT and not mended):
+            now = asyncio.get_running_loop().time()
+            self._patience.tried_in_vain(self._seen, now=now)
+        elif mended:
+            self._patience.succeeded()
         for one in asked:
             if not one.done():
                 one.set_result(report)

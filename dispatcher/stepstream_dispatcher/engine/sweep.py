@@ -132,7 +132,7 @@ class Sweep:
                 listening.cancel()
         except* _ClaimLostError:
             pass
-        except* (StoreUnavailable, TimeoutError) as errors:
+        except* StoreUnavailable as errors:
             raise StoreUnavailable(f"the sweep broke off: {errors.exceptions[0]}") from errors
         repaired = {word: n for word, n in self._found.items() if n}
         return Report(
@@ -144,8 +144,7 @@ class Sweep:
         )
 
     async def _pass(self) -> bool:
-        async with asyncio.timeout(HEAR_S):
-            await self._ready.wait()
+        await self._wait_for(self._ready)
         before = await self._store.tally(self._queues)
         self._states = frozenset(before.sizes) - {INDEX, DELAYED, ENDED}
         if before.groupless:
@@ -160,8 +159,7 @@ class Sweep:
         self._found.update(await self._orphans.look())
         await self._keep_claim()
         marked = await self._store.tally(self._queues, marker=self._marker)
-        async with asyncio.timeout(HEAR_S):
-            await self._marked.wait()
+        await self._wait_for(self._marked)
         if self._deaf:
             return False
         truth = self._census.counts(ended=marked.sizes[ENDED])
@@ -173,6 +171,14 @@ class Sweep:
         )
         return await self._store.recount(corrections) and not self._unfinished
 
+    async def _wait_for(self, heard: asyncio.Event) -> None:
+        """Wait until it is heard; else the sweep mends, and does not count."""
+        try:
+            async with asyncio.timeout(HEAR_S):
+                await heard.wait()
+        except TimeoutError:
+            self._deaf = True
+
     async def _listen(self) -> None:
         """Hear every event up to the marker, and none beyond: those are not in what it marks."""
         async with aclosing(self._store.all_signals()) as signals:
@@ -180,7 +186,9 @@ class Sweep:
                 if signal.event is not None:
                     self._census.heard(signal.task_id, signal.event)
                 elif signal.kind == "resync":
-                    self._deaf = self._deaf or self._ready.is_set()
+                    if self._ready.is_set():
+                        self._deaf = True
+                        self._marked.set()  # the marker may be among what was missed
                     self._ready.set()
                 elif signal.payload == self._marker:
                     self._marked.set()
