@@ -159,6 +159,17 @@ async def test_a_full_redis_takes_what_dispatchers_say_of_themselves(redis, redi
     assert (set(intents.paused), intents.draining) == ({"default"}, {"instance"})
 
 
+async def test_a_full_redis_can_be_swept(redis, redis_store):
+    async with configured(redis, maxmemory="1mb"):
+        assert await redis_store.claim_sweep(ttl_s=10)
+        await redis_store.hold_trims(ttl_s=10)
+        await redis_store.enlist(["d2"])
+        assert await redis_store.recount({"done": 1})
+        await redis_store.end_sweep(quiet_s=10)
+
+    assert not await redis_store.sweep_is_due()
+
+
 @pytest.mark.parametrize("call", ["dispatchers", "beat", "waiting"])
 async def test_a_cancelled_call_ends_whenever_the_cancellation_comes(redis_store, call):
     """On Python 3.11 the driver swallows one that comes right after it has sent something."""

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
 from stepstream_dispatcher.core.record import Stage
@@ -18,7 +20,11 @@ from stepstream_dispatcher.engine.reconciler import Reconciler
 from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.sessions import Sessions
 from stepstream_dispatcher.engine.sweep import Sweep
+from stepstream_dispatcher.store.port import Signal
+from stepstream_dispatcher.store.redis import RedisStore
+from tests.support.proxy import running_proxy
 from tests.support.records import TRANSLATION
+from tests.support.stores import opened
 from tests.support.tasks_at import advance, carry_out, current, prepared
 from tests.support.transitions import KINDS
 
@@ -32,6 +38,7 @@ class Healer:
 
     def __init__(self, store, *, silence_limit_s=15.0):
         self.store = store
+        self.away = False
         catalog = Catalog([msgspec.structs.replace(TRANSLATION, version="1")])
         self.sessions = Sessions()
         self.committer = Committer(
@@ -75,7 +82,7 @@ class Healer:
             orphans=self.orphans,
             queues=lambda: QUEUES,
             learn=self._learn,
-            away=lambda: False,
+            away=lambda: self.away,
         )
 
     async def _learn(self):
@@ -94,9 +101,10 @@ class Healer:
 
 
 @asynccontextmanager
-async def healer_of(store):
+async def healer_of(store, **options):
     """A healer whose committer runs."""
-    healer = Healer(store)
+    await store.beat()
+    healer = Healer(store, **options)
     async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
         committing = group.create_task(healer.committer.run())
         yield healer
@@ -247,6 +255,7 @@ async def peer_of_redis(redis, stack):
 async def test_a_lease_that_no_entry_leads_to_is_looked_after(redis_store, redis, owner, repair):
     await advance(redis_store, "t1", "create", "lease")
     await redis.client.hset(redis.keys.record("t1"), "owner", owner)
+    await redis.client.zadd(redis.keys.dispatchers, {ORPHANED: 1})
     await redis.client.delete(redis.keys.stream("default"))
     await redis_store.ensure_lanes(QUEUES)
 
@@ -257,6 +266,49 @@ async def test_a_lease_that_no_entry_leads_to_is_looked_after(redis_store, redis
     record = await current(redis_store, "t1")
     assert record.stage is (Stage.LEASED if owner == "d1" else Stage.QUEUED)
     assert list(healer.sessions.adopted.values()) == (["t1"] if owner == "d1" else [])
+
+
+async def gone(healer, task_id):
+    return await healer.recovery.owners_gone([await current(healer.store, task_id)])
+
+
+async def test_a_dispatcher_without_a_row_is_gone_once_it_was_missed_for_long(redis_store, redis):
+    await advance(redis_store, "t1", "create", "lease")
+    await redis.client.hset(redis.keys.record("t1"), "owner", ORPHANED)
+
+    async with healer_of(redis_store, silence_limit_s=0.5) as healer:
+        first = await gone(healer, "t1")
+        while not (missed := await gone(healer, "t1")):
+            await redis_store.beat()
+        await redis.client.zadd(redis.keys.dispatchers, {ORPHANED: redis_store.now_ms()})
+        beating = await gone(healer, "t1")
+        await redis.client.zrem(redis.keys.dispatchers, ORPHANED)
+        again = await gone(healer, "t1")
+
+    assert (first, missed, beating, again) == (set(), {ORPHANED}, set(), set())
+
+
+async def test_nobody_is_gone_by_rows_that_lack_ones_own(redis_store, redis):
+    await advance(redis_store, "t1", "create", "lease")
+    await redis.client.hset(redis.keys.record("t1"), "owner", ORPHANED)
+
+    async with healer_of(redis_store) as healer:
+        await redis.client.delete(redis.keys.dispatchers)
+        await redis.client.zadd(redis.keys.dispatchers, {ORPHANED: 1})
+
+        assert await gone(healer, "t1") == set()
+        await redis_store.beat()
+        assert await gone(healer, "t1") == {ORPHANED}
+
+
+async def test_a_holder_whose_row_is_lost_is_missed_from_then_on(redis_store, peer_of_redis):
+    await advance(redis_store, "t1", "create")
+    await peer_of_redis.read("default", 1)
+
+    async with healer_of(redis_store) as healer:
+        await healer.sweep()
+
+    assert (await redis_store.dispatchers())["d2"] < LIMIT_S * 1000
 
 
 async def test_nobody_is_taken_over_while_recovery_holds_back(redis_store, redis):
@@ -303,6 +355,129 @@ async def test_counts_are_exact_while_tasks_move(every_kind, redis, peer_of_redi
     assert await agree(every_kind) == {}
     async with healer_of(every_kind) as healer:
         assert (await healer.sweep()).repaired == {}
+
+
+SPOILT = {
+    "of another type": ("SET", "t-spoilt", "text"),
+    "with fields missing": ("HSET", "t-spoilt", "version", "3"),
+    "without its version": ("HDEL", "t-create", "version"),
+    "with another's words": ("HSET", "t-create", "stage", "nonsense"),
+    "with an entry that is none": ("HSET", "t-create", "entry", "nonsense"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+async def test_a_record_that_is_unreadable_keeps_nobody_else_from_being_healed(
+    every_kind, redis, how
+):
+    verb, task_id, *words = SPOILT[how]
+    await redis.client.execute_command(verb, redis.keys.record(task_id), *words)
+    await redis.client.zadd(redis.keys.index, {"t-spoilt": 1})
+    await redis.client.zadd(redis.keys.delayed, {"t-spoilt": 1})
+    await redis.client.delete(redis.keys.stream("default"))
+
+    with capture_logs() as logs:
+        async with healer_of(every_kind) as healer:
+            first = await healer.reconciler.look()
+            healer.reconciler._lanes_made -= 1  # for another reason to sweep
+            await healer.reconciler.look()
+
+    assert first.repaired["entries"] > 0
+    assert first.unreadable == (task_id,)
+    assert [line["task_id"] for line in logs if "task_id" in line] == [task_id]
+
+
+async def test_a_field_that_only_commits_read_keeps_nobody_else_from_being_healed(
+    every_kind, redis
+):
+    await redis.client.hset(redis.keys.record("t-create"), "attempt", "nonsense")
+    await redis.client.delete(redis.keys.stream("default"))
+
+    async with healer_of(every_kind) as healer:
+        report = await healer.sweep()
+
+    assert report.repaired["entries"] > 0
+
+
+async def test_damage_is_tried_again_until_a_sweep_of_ones_own_is_done(
+    every_kind, redis, peer_of_redis
+):
+    async with healer_of(every_kind) as healer:
+        await healer.reconciler.look()
+        await peer_of_redis.claim_sweep(ttl_s=10)
+        await destroy(redis, DESTROYED["delete the index"])
+        refused = await healer.reconciler.look()
+        await peer_of_redis.end_sweep(quiet_s=60)
+        report = await healer.reconciler.look()
+
+    assert refused is None
+    assert report.repaired == {"index": len(KINDS)}
+
+
+async def test_an_operator_is_told_when_redis_is_left_before_the_sweep(redis_store):
+    async with healer_of(redis_store) as healer, asyncio.TaskGroup() as group:
+        asking = group.create_task(failure_of_repair(healer))
+        await asyncio.sleep(0)
+        healer.away = True
+        running = group.create_task(healer.reconciler.run())
+        assert await asking == "StoreUnreachable"
+        running.cancel()
+
+
+async def failure_of_repair(healer):
+    with pytest.raises(StoreUnavailable) as caught:
+        await healer.reconciler.repair()
+    return caught.type.__name__
+
+
+async def test_an_operator_is_told_when_a_look_fails_before_the_sweep(redis, stack):
+    async with running_proxy(redis.url) as proxy:
+        store = await opened(stack, RedisStore(proxy.url, dispatcher_id="d1", prefix=redis.prefix))
+        async with healer_of(store) as healer:
+            healer.reconciler._wake.set()
+            proxy.refuse()
+            looking, asking = healer.reconciler.run(), healer.reconciler.repair()
+            told, failed = await asyncio.gather(asking, looking, return_exceptions=True)
+
+    assert isinstance(told, StoreUnavailable)
+    assert isinstance(failed, StoreUnavailable)
+
+
+class Misses(RedisStore):
+    """A store whose subscription is lost as soon as it stands, and whose marker with it."""
+
+    async def all_signals(self):
+        yield Signal("resync")
+        yield Signal("resync")
+        await asyncio.Event().wait()
+
+
+async def test_a_sweep_that_missed_events_mends_and_does_not_count(every_kind, redis, stack):
+    store = await opened(stack, Misses(redis.url, dispatcher_id="d3", prefix=redis.prefix))
+    await destroy(redis, DESTROYED["delete the index"])
+
+    async with healer_of(store) as healer:
+        report = await healer.reconciler.look()
+        again = await healer.reconciler.look()
+
+    assert (report.counted, report.repaired) == (False, {"index": len(KINDS)})
+    assert again is None  # not at once
+
+
+async def test_counts_that_go_wrong_again_and_again_are_not_swept_for_at_once(every_kind, redis):
+    """A dispatcher of an older release does not keep all of them."""
+    async with healer_of(every_kind) as healer:
+        await healer.reconciler.look()
+        await redis.client.hincrby(redis.keys.count, "entries", 1)
+        first = await healer.reconciler.look()
+        await redis.client.hincrby(redis.keys.count, "entries", 2)
+        second = await healer.reconciler.look()
+        await destroy(redis, DESTROYED["delete a state's set"])
+        other = await healer.reconciler.look()
+
+    assert first.counted
+    assert second is None
+    assert other.repaired["states"] > 0
 
 
 async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):

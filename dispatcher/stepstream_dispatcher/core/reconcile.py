@@ -81,6 +81,12 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     has_entry: bool = False  # whether the record's entry is in its lane
     holder: str = ""  # who has that entry pending
     passed: bool = False  # whether the lane has delivered all up to that entry
+    readable: bool = True  # False: there is something that is no record; nothing else is known
+
+    @classmethod
+    def of_unreadable(cls, task_id: str) -> Sight:
+        """What somebody else has spoilt, and nothing can be said of."""
+        return cls(task_id=task_id, record=None, readable=False)
 
 
 class Mend(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +178,8 @@ def stray_of(sight: Sight, place: str) -> Mend | None:
         place: INDEX, DELAYED, or a state that has a set.
     """
     record = sight.record
+    if not sight.readable:
+        return None
     if place == INDEX:
         belongs = record is not None or bool(sight.ends)
     elif place == DELAYED:

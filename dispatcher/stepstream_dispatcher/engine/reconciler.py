@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.core.patience import Patience
 from stepstream_dispatcher.core.reconcile import LISTED, Repair, differences
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.orphans import Orphans
@@ -28,9 +29,18 @@ __all__ = ["Reconciler"]
 LOOK_EVERY_S: Final = 5.0  # counts are compared
 CONFIRM_S: Final = 1.0  # a difference has to be there for as long
 ASK_AGAIN_S: Final = 0.5  # while another dispatcher sweeps and an operator waits
+VAIN_S: Final = 30.0  # after a sweep that could not count, or had nothing but counts to mend
+VAIN_MAX_S: Final = 600.0  # likewise, when it has been so again and again
 BACKGROUND_EVERY_S: Final = 300.0  # after the end of the latest sweep, whoever's it was
 SHARE: Final = 0.05  # of Redis's time, for a sweep that somebody waits for
 BACKGROUND_SHARE: Final = 0.02
+
+# Why a sweep is made, as the log says it.
+ASKED: Final = "an operator asked"
+LANE_MADE: Final = "a lane was made again"
+UNCOUNTED: Final = "the counts are not yet right"
+DIFFERENT: Final = "counts differ"
+DUE: Final = "it is time"
 
 _log = structlog.get_logger(__name__)
 
@@ -67,14 +77,24 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._lanes_made = 0  # as of the latest sweep
         self._uncounted = False  # the latest sweep could not count
+        self._patience = Patience(first_s=VAIN_S, most_s=VAIN_MAX_S)
+        self._unreadable: frozenset[str] = frozenset()  # tasks that were told of
+        self._seen: dict[str, int] = {}  # the difference that was found last
         self._known: dict[str, int] = {}  # a difference that a sweep has left as it was
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
             await self._pause()
-            if not self._away():
+            if self._away():
+                self._refuse(StoreUnreachable("redis is away; nothing can be repaired"))
+                continue
+            try:
                 await self.look()
+            except BaseException as error:
+                lost = isinstance(error, StoreUnavailable)
+                self._refuse(error if lost else StoreUnavailable("the repair was interrupted"))
+                raise
 
     async def repair(self) -> Report:
         """Sweep now, and say what was mended.
@@ -88,6 +108,13 @@ class Reconciler:
         self._asked.append(report)
         self._wake.set()
         return await report
+
+    def _refuse(self, error: StoreUnavailable) -> None:
+        """Answer everybody who waits; whoever asks from now on has another chance."""
+        asked, self._asked = self._asked, []
+        for one in asked:
+            if not one.done():
+                one.set_exception(error)
 
     async def look(self) -> Report | None:
         """Compare, and sweep if there is a reason to; None: there was none, or another sweeps."""
@@ -108,31 +135,39 @@ class Reconciler:
     async def _reason(self) -> str:
         """Why to sweep now; empty: there is no reason."""
         if self._asked:
-            return "an operator asked"
-        if self._uncounted:
-            return "the counts are not yet right"
+            return ASKED
         if self._store.lanes_made != self._lanes_made:
-            return "a lane was made again"
+            return LANE_MADE
+        if self._uncounted and self._may_try(()):
+            return UNCOUNTED
         if await self._found():
-            return "counts differ"
-        return "it is time" if await self._store.sweep_is_due() else ""
+            return DIFFERENT
+        if self._uncounted:
+            return ""
+        return DUE if await self._store.sweep_is_due() else ""
+
+    def _may_try(self, causes: Collection[str]) -> bool:
+        """Whether to sweep for the counts' sake: a dispatcher of an older release leaves some."""
+        return self._patience.allows(causes, now=asyncio.get_running_loop().time())
 
     async def _found(self) -> dict[str, int]:
-        """What differs, twice; a difference that a sweep could do nothing about is not told again.
+        """What differs, twice, unless a sweep could do nothing about it, or not for long.
 
         A lane that only another dispatcher knew is no difference, so pipelines are read before the
         second look.
         """
         if not differences(await self._store.tally(self._lanes())):
-            self._known = {}
+            self._seen = self._known = {}
             return {}
         await self._learn()
         await asyncio.sleep(CONFIRM_S)
         tally = await self._store.tally(self._lanes())
         found = differences(tally)
-        if not found or found == self._known:
+        if not found or found == self._known or not self._may_try(found):
             return {}
-        self._known = found
+        told, self._seen = self._seen, found
+        if found == told:
+            return found
         if LISTED in tally.counts:
             _log.warning("counts and indexes differ: somebody else has changed redis", **found)
         else:
@@ -145,22 +180,22 @@ class Reconciler:
     async def _sweep(self, reason: str) -> Report | None:
         if not await self._store.claim_sweep(ttl_s=CLAIM_S):
             return None
-        asked, self._asked = self._asked, []
+        asked = list(self._asked)
         lanes_made = self._store.lanes_made
-        try:
-            report = await self._swept(BACKGROUND_SHARE if reason == "it is time" else SHARE)
-        except BaseException as error:
-            lost = error if isinstance(error, StoreUnavailable) else StoreUnavailable("interrupted")
-            for one in asked:
-                if not one.done():
-                    one.set_exception(lost)
-            raise
+        report = await self._swept(BACKGROUND_SHARE if reason == DUE else SHARE)
         self._lanes_made, self._uncounted = lanes_made, not report.counted
-        if set(report.repaired) - {Repair.COUNTS}:
-            self._known = {}
+        mended = set(report.repaired) - {Repair.COUNTS}
+        if report.counted:
+            self._known = {} if mended else self._seen
+        if not report.counted or (reason == DIFFERENT and not mended):
+            now = asyncio.get_running_loop().time()
+            self._patience.tried_in_vain(self._seen, now=now)
+        elif mended:
+            self._patience.succeeded()
         for one in asked:
             if not one.done():
                 one.set_result(report)
+        self._tell_unreadable(report)
         log = _log.warning if report.repaired else _log.info
         log(
             "redis repaired" if report.repaired else "nothing to repair",
@@ -171,6 +206,11 @@ class Reconciler:
             **report.repaired,
         )
         return report
+
+    def _tell_unreadable(self, report: Report) -> None:
+        for task_id in sorted(set(report.unreadable) - self._unreadable):
+            _log.error("record is unreadable, and was skipped", task_id=task_id)
+        self._unreadable = frozenset(report.unreadable)
 
     async def _swept(self, share: float) -> Report:
         sweep = Sweep(

@@ -32,6 +32,7 @@ EVERY_S: Final = 0.5  # between two sweeps of one's own pending list
 BEAT_EVERY_S: Final = 2.0  # at most
 BEATS_MIN: Final = 5  # within one silence limit, however short
 PAGE: Final = 256
+REMEMBERED: Final = 100  # silence limits for which one without a row is known by its last beat
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ class Recovery:
         self._beat_every_s = min(BEAT_EVERY_S, silence_limit_s / BEATS_MIN)
         self._lanes = lanes
         self._orphan_since: dict[str, float] = {}  # lease token -> monotonic, when first seen
+        self._heard_at: dict[str, float] = {}  # dispatcher -> monotonic, of its last known beat
         self._quiet_until = 0.0
 
     async def run(self) -> None:
@@ -84,6 +86,7 @@ class Recovery:
     def hold_back(self) -> None:
         """Take over nobody for one silence limit: nobody could beat while the store was away."""
         self._quiet_until = asyncio.get_running_loop().time() + self._silence_limit_s
+        self._heard_at.clear()
 
     async def sweep_own(self) -> None:
         """Settle what this dispatcher took, or adopted, and neither holds nor is about to lease."""
@@ -164,14 +167,34 @@ class Recovery:
                         self._sessions.adopted[record.lease] = entry.task_id
 
     async def owners_gone(self, records: Sequence[TaskRecord | None]) -> set[str]:
-        """The owners that have not beaten for too long; none while nobody may be taken over."""
+        """The owners that have not beaten for too long; none while nobody may be taken over.
+
+        Somebody may have deleted the rows: where one's own is missing, others' say nothing, and who
+        has none has been silent since his last known beat, or since he was first missed.
+        """
         owners = {record.owner for record in records if record is not None and record.owner}
         owners.discard(self._dispatcher_id)
         if not owners or asyncio.get_running_loop().time() < self._quiet_until:
             return set()
+        silent_ms = await self._silences()
+        if self._dispatcher_id not in silent_ms:
+            return set()
         limit_ms = self._silence_limit_s * 1000
+        now = asyncio.get_running_loop().time()
+        silent_ms |= {
+            owner: round((now - self._heard_at.setdefault(owner, now)) * 1000)
+            for owner in owners - silent_ms.keys()
+        }
+        return {owner for owner in owners if silent_ms[owner] >= limit_ms}
+
+    async def _silences(self) -> dict[str, int]:
+        """How long each dispatcher that has a row has not beaten, in ms."""
         silent_ms = await self._store.dispatchers()
-        return {owner for owner in owners if silent_ms.get(owner, limit_ms) >= limit_ms}
+        now = asyncio.get_running_loop().time()
+        self._heard_at |= {name: now - ms / 1000 for name, ms in silent_ms.items()}
+        oldest = now - REMEMBERED * self._silence_limit_s
+        self._heard_at = {name: at for name, at in self._heard_at.items() if at >= oldest}
+        return silent_ms
 
     def _busy_entries(self) -> set[tuple[str, str]]:
         """Entries in hand, on a table, or being settled, with their tasks."""
@@ -192,7 +215,7 @@ class Recovery:
     async def sweep_dead(self) -> None:
         """Take over what dead dispatchers have left."""
         limit_ms = self._silence_limit_s * 1000
-        for dispatcher_id, silent_ms in (await self._store.dispatchers()).items():
+        for dispatcher_id, silent_ms in (await self._silences()).items():
             if dispatcher_id != self._dispatcher_id and silent_ms >= limit_ms:
                 left = await self._take_over(dispatcher_id)
                 if not left:

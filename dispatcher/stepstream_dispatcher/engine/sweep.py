@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.census import Census
 from stepstream_dispatcher.core.facts import Requeued
 from stepstream_dispatcher.core.reconcile import (
@@ -41,7 +41,7 @@ from stepstream_dispatcher.core.reconcile import (
     need_of,
     stray_of,
 )
-from stepstream_dispatcher.core.record import Stage
+from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.messages import CENSUS_WORD
 from stepstream_dispatcher.engine.orphans import Orphans
@@ -52,6 +52,7 @@ __all__ = ["CLAIM_S", "Report", "Sweep"]
 PAGE: Final = 500  # tasks; their survey takes Redis about 3 ms
 ENTRY_COST_S: Final = 1e-6  # of an entry that XRANGE answers, rounded up
 MEMBERS: Final = 1000  # of a sorted set, about as long
+UNREADABLE_MAX: Final = 1000  # ids of unreadable records that a report names
 LOOKS_MAX: Final = 5  # at a task that moves under every repair
 CLAIM_S: Final = 15.0  # a sweeper that is silent for this long is gone
 CLAIM_EVERY_S: Final = 3.0
@@ -68,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int  # records that it looked at
     took_s: float
     counted: bool  # whether the counts are right now; else they have to be counted again
+    unreadable: tuple[str, ...] = ()  # tasks whose records say nothing; at most UNREADABLE_MAX
 
 
 class _ClaimLostError(Exception):
@@ -102,6 +104,8 @@ class Sweep:
         self._census = Census()
         self._found: Counter[str] = Counter()
         self._tasks = 0
+        self._unreadable: list[str] = []
+        self._holders: set[str] = set()  # dispatchers that have entries pending
         self._offers: set[tuple[str, str]] = set()  # queue and entry, at the beginning
         self._states: frozenset[str] = frozenset()  # those that have a sorted set
         self._claimed_at = 0.0
@@ -128,14 +132,19 @@ class Sweep:
                 listening.cancel()
         except* _ClaimLostError:
             pass
-        except* (StoreUnavailable, TimeoutError) as errors:
+        except* StoreUnavailable as errors:
             raise StoreUnavailable(f"the sweep broke off: {errors.exceptions[0]}") from errors
         repaired = {word: n for word, n in self._found.items() if n}
-        return Report(repaired=repaired, tasks=self._tasks, took_s=clock() - began, counted=counted)
+        return Report(
+            repaired=repaired,
+            tasks=self._tasks,
+            took_s=clock() - began,
+            counted=counted,
+            unreadable=tuple(self._unreadable),
+        )
 
     async def _pass(self) -> bool:
-        async with asyncio.timeout(HEAR_S):
-            await self._ready.wait()
+        await self._wait_for(self._ready)
         before = await self._store.tally(self._queues)
         self._states = frozenset(before.sizes) - {INDEX, DELAYED, ENDED}
         if before.groupless:
@@ -143,14 +152,14 @@ class Sweep:
             self._found[Repair.LANES] += len(before.groupless)
         await self._walk_offers()
         await self._walk_records()
+        await self._store.enlist(sorted(self._holders))
         await self._walk_set(DELAYED)
         await self._walk_lanes()
         await self._walk_ended()
         self._found.update(await self._orphans.look())
         await self._keep_claim()
         marked = await self._store.tally(self._queues, marker=self._marker)
-        async with asyncio.timeout(HEAR_S):
-            await self._marked.wait()
+        await self._wait_for(self._marked)
         if self._deaf:
             return False
         truth = self._census.counts(ended=marked.sizes[ENDED])
@@ -162,6 +171,14 @@ class Sweep:
         )
         return await self._store.recount(corrections) and not self._unfinished
 
+    async def _wait_for(self, heard: asyncio.Event) -> None:
+        """Wait until it is heard; else the sweep mends, and does not count."""
+        try:
+            async with asyncio.timeout(HEAR_S):
+                await heard.wait()
+        except TimeoutError:
+            self._deaf = True
+
     async def _listen(self) -> None:
         """Hear every event up to the marker, and none beyond: those are not in what it marks."""
         async with aclosing(self._store.all_signals()) as signals:
@@ -169,7 +186,9 @@ class Sweep:
                 if signal.event is not None:
                     self._census.heard(signal.task_id, signal.event)
                 elif signal.kind == "resync":
-                    self._deaf = self._deaf or self._ready.is_set()
+                    if self._ready.is_set():
+                        self._deaf = True
+                        self._marked.set()  # the marker may be among what was missed
                     self._ready.set()
                 elif signal.payload == self._marker:
                     self._marked.set()
@@ -205,9 +224,13 @@ class Sweep:
         needs: dict[Need, list[Sight]] = {need: [] for need in Need}
         mends: list[Mend] = []
         for sight in sights:
+            if not sight.readable and len(self._unreadable) < UNREADABLE_MAX:
+                self._unreadable.append(sight.task_id)
             if sight.record is None:
                 continue
             self._tasks += 1
+            if sight.holder:
+                self._holders.add(sight.holder)
             self._census.saw(sight.task_id, sight.record)
             needs[need_of(sight)].append(sight)
             mends += mends_of(sight, self._states)
@@ -228,7 +251,7 @@ class Sweep:
         """Give queued tasks another entry; whoever has the old one in hand finds it obsolete."""
         if not sights:
             return
-        records = await self._store.records([sight.task_id for sight in sights])
+        records = await readable_records(self._store, [sight.task_id for sight in sights])
         proposals = [
             Proposal(
                 task_id=sight.task_id,
@@ -260,6 +283,7 @@ class Sweep:
                 stale = [
                     entry.entry_id
                     for entry, sight in zip(entries, survey.sights, strict=True)
+                    if sight.readable
                     if sight.record is None or sight.record.entry != entry.entry_id
                 ]
                 if stale:  # unless it was settled since it was listed
@@ -337,6 +361,18 @@ class Sweep:
         if self._holding:
             await self._store.hold_trims(ttl_s=CLAIM_S)
         self._claimed_at = now
+
+
+async def readable_records(
+    store: RepairableStore, task_ids: Sequence[str]
+) -> list[TaskRecord | None]:
+    """Read records; None also for one that cannot be read, so that the others can."""
+    try:
+        return await store.records(task_ids)
+    except InternalError:
+        if len(task_ids) == 1:
+            return [None]
+    return [one for task_id in task_ids for one in await readable_records(store, [task_id])]
 
 
 def _crowded(truth: Mapping[str, int], tally: Tally) -> list[str]:

@@ -1,4 +1,4 @@
--- stepstream/import version 2
+-- stepstream/import version 3
 --
 -- Purpose: take in a task that was processed while Redis was away, in place of its record, if any.
 -- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 record, 6 data, 7 history, 8 lane of the record's
@@ -33,7 +33,7 @@ end
 
 if entry ~= '' then
   call('XACK', KEYS[8], group, entry)
-  call('HINCRBY', KEYS[1], 'entries', -call('XDEL', KEYS[8], entry))
+  call('HINCRBY', KEYS[1], 'entries', 0 - call('XDEL', KEYS[8], entry))
 end
 call('DEL', KEYS[5], KEYS[6])
 each(function(...) call('HSET', KEYS[5], ...) end)
@@ -41,7 +41,7 @@ each(function(...) call('HSET', KEYS[6], ...) end)
 each(function(...) call('RPUSH', KEYS[7], ...) end)
 call('LTRIM', KEYS[7], -EVENTS_MAX, -1)
 call('HINCRBY', KEYS[1], 'listed', call('ZADD', KEYS[2], created, task_id))
-local timers = -call('ZREM', KEYS[3], task_id)
+local timers = 0 - call('ZREM', KEYS[3], task_id) -- never -0: HINCRBY of Redis before 7.2.5 refuses it
 if due ~= '' then timers = timers + call('ZADD', KEYS[3], due, task_id) end
 call('HINCRBY', KEYS[1], 'timers', timers)
 if left ~= '' then call('HINCRBY', KEYS[1], left, -1) end

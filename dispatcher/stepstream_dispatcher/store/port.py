@@ -404,6 +404,9 @@ class RepairableStore(Store, Protocol):
     async def claim_sweep(self, *, ttl_s: float) -> bool:
         """Become the one that sweeps, or stay it; False while another dispatcher does."""
 
+    async def enlist(self, dispatcher_ids: Sequence[str]) -> None:
+        """Let whoever of them has no beat have his last one now, so that he is missed in time."""
+
     async def sweep_is_due(self) -> bool:
         """Whether no sweep has ended for as long as `end_sweep` has said."""
 

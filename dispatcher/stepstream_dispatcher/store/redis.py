@@ -348,6 +348,10 @@ class RedisStore:
         """See RepairableStore.claim_sweep."""
         return await self._repairs.claim_sweep(ttl_s=ttl_s)
 
+    async def enlist(self, dispatcher_ids: Sequence[str]) -> None:
+        """See RepairableStore.enlist."""
+        await self._registry.enlist(dispatcher_ids)
+
     async def sweep_is_due(self) -> bool:
         """See RepairableStore.sweep_is_due."""
         return await self._repairs.sweep_is_due()

@@ -39,6 +39,14 @@ class RedisRegistry:
         key = self._keys.dispatchers
         await keep(self._link, [key], ("ZADD", key, now_ms, self._dispatcher_id))
 
+    async def enlist(self, dispatcher_ids: Sequence[str]) -> None:
+        """See RepairableStore.enlist."""
+        now_ms = await self.read_clock()
+        key = self._keys.dispatchers
+        rows = [word for dispatcher_id in dispatcher_ids for word in (now_ms, dispatcher_id)]
+        if rows:
+            await keep(self._link, [key], ("ZADD", key, "NX", *rows))
+
     async def dispatchers(self) -> dict[str, int]:
         """See Store.dispatchers."""
         command = ("ZRANGE", self._keys.dispatchers, "0", "-1", "WITHSCORES")

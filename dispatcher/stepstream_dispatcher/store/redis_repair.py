@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from stepstream.errors import InternalError
 from stepstream_dispatcher.core.reconcile import Mend, Sight, Tally, is_passed
 from stepstream_dispatcher.store.codec import WAITING_STATES, decode_record
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Page, Survey, SurveyMode
 from stepstream_dispatcher.store.redis_link import Command, Link
-from stepstream_dispatcher.store.redis_scripts import RECOUNT, REPAIR, SURVEY, TALLY
+from stepstream_dispatcher.store.redis_scripts import RECOUNT, REPAIR, SURVEY, TALLY, keep
 
 __all__ = ["RedisRepairs"]
 
@@ -72,11 +73,12 @@ class RedisRepairs:
     async def claim_sweep(self, *, ttl_s: float) -> bool:
         """See RepairableStore.claim_sweep."""
         ttl_ms = str(round(ttl_s * 1000))
-        claim = ("SET", self._keys.sweep, self._dispatcher_id, "NX", "PX", ttl_ms)
-        _, holder = await self._link.ask(claim, ("GET", self._keys.sweep))
+        key = self._keys.sweep
+        await keep(self._link, [key], ("SET", key, self._dispatcher_id, "NX", "PX", ttl_ms))
+        (holder,) = await self._link.ask(("GET", key))
         if holder != self._dispatcher_id.encode():
             return False
-        (kept,) = await self._link.ask(("PEXPIRE", self._keys.sweep, ttl_ms))
+        (kept,) = await self._link.ask(("PEXPIRE", key, ttl_ms))
         return bool(kept)
 
     async def sweep_is_due(self) -> bool:
@@ -89,12 +91,14 @@ class RedisRepairs:
         await RECOUNT.run(self._link, self._recounted(), [self._dispatcher_id])
         if quiet_s:
             ttl_ms = str(round(quiet_s * 1000))
-            await self._link.ask(("SET", self._keys.swept, self._dispatcher_id, "PX", ttl_ms))
+            key = self._keys.swept
+            await keep(self._link, [key], ("SET", key, self._dispatcher_id, "PX", ttl_ms))
 
     async def hold_trims(self, *, ttl_s: float) -> None:
         """See RepairableStore.hold_trims."""
         ttl_ms = str(round(ttl_s * 1000))
-        await self._link.ask(("SET", self._keys.recount, self._dispatcher_id, "PX", ttl_ms))
+        key = self._keys.recount
+        await keep(self._link, [key], ("SET", key, self._dispatcher_id, "PX", ttl_ms))
 
     async def recount(self, corrections: Mapping[str, int]) -> bool:
         """See RepairableStore.recount."""
@@ -182,14 +186,23 @@ def _texts(mend: Mend, places: Sequence[str]) -> Iterator[str]:
     yield "" if mend.score is None else str(mend.score)
 
 
-def _sight(task_id: str, row: Sequence[Any], delivered: Mapping[str, str]) -> Sight:
+def _sight(task_id: str, row: Any, delivered: Mapping[str, str]) -> Sight:
+    """What a row says; a record that somebody else has spoilt says nothing."""
+    try:
+        return _read(task_id, row, delivered) if row else Sight.of_unreadable(task_id)
+    except (InternalError, ValueError):
+        return Sight.of_unreadable(task_id)
+
+
+def _read(task_id: str, row: Sequence[Any], delivered: Mapping[str, str]) -> Sight:
+    """Raises InternalError or ValueError where the record is none of ours."""
     values, listed, timer, waits, ends, expires_ms, there, holder = row
     fields = {
         name: value.decode(errors="replace")
         for name, value in zip(FIELDS, values, strict=True)
         if value is not None
     }
-    record = decode_record(task_id, fields) if "version" in fields else None
+    record = decode_record(task_id, fields) if fields else None
     return Sight(
         task_id=task_id,
         record=record,

@@ -20,7 +20,7 @@ for i = 0, #KEYS - 5 - sets do
     local touched, gain
     if score == '' then
       touched = call('ZREM', KEYS[set], member)
-      gain = -touched
+      gain = 0 - touched
     else
       gain = call('ZADD', KEYS[set], score, member)
       touched = 1

@@ -1,4 +1,4 @@
--- stepstream/survey version 1
+-- stepstream/survey version 2
 --
 -- Purpose: read records beside what the indexes hold of them, each pair at one instant.
 -- KEYS   1 index, 2 delayed, 3 ended; then lanes, then sets of states, then the record of each task.
@@ -9,7 +9,8 @@
 --        group); then for each task: its record's fields in the order of FIELDS (the first is false
 --        where there is no record), its score in index, delayed set and set of its state (or false),
 --        the names of states that it has ended in, when its record expires (Unix ms; < 0: never),
---        whether its entry is there (1 or 0), and who has that pending (empty: nobody).
+--        whether its entry is there (1 or 0), and who has that pending (empty: nobody); or 0, where its
+--        key holds no record that can be looked at.
 -- Cost   4 to 8 commands for each task, at most 500 tasks a call.
 
 local call, clock = redis.call, os.clock
@@ -57,6 +58,7 @@ end
 
 local rows = {}
 for i = 1, #KEYS - 3 - lanes - sets do
-  rows[i] = look(KEYS[3 + lanes + sets + i], ARGV[4 + lanes + sets + i])
+  local fine, row = pcall(look, KEYS[3 + lanes + sets + i], ARGV[4 + lanes + sets + i])
+  rows[i] = fine and row or 0
 end
 return { math.floor((clock() - began) * 1000000), delivered, rows }

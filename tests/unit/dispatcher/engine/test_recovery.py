@@ -178,6 +178,7 @@ async def test_attempt_whose_adopter_died_is_found_under_its_former_dispatcher(f
             await recovery_of(former).sweep_own()
         else:
             async with Dispatcher(shared, "committer", dispatcher_id="heir") as heir:
+                await heir.store.beat()
                 await recovery_of(heir).sweep_dead()
 
         record = await former.record(handout.attempt.task_id)

@@ -35,6 +35,14 @@ def test_only_submissions_are_refused_by_a_full_redis():
     }
 
 
+@pytest.mark.parametrize("name", [name for name in redis_scripts.__all__ if name.isupper()])
+def test_no_reply_is_negated_into_minus_zero(name):
+    """Redis before 7.2.5 writes it as "-0", which HINCRBY refuses half-way through a script."""
+    assert (
+        re.findall(r"[=,(]\s*-\s*(?:call\b.*|touched)", getattr(redis_scripts, name).source) == []
+    )
+
+
 def test_both_commit_scripts_have_one_body():
     bodies = {
         each.source.split("\n", 1)[1] for each in (redis_scripts.SUBMIT, redis_scripts.SETTLE)
