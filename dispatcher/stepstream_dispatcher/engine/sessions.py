@@ -192,6 +192,7 @@ class Session:
         self.broken_at: float | None = None  # monotonic, once its stream is gone
         self.reserved = False  # kept free for an attempt that runs alone
         self.heard_at = now
+        self.is_read = True  # while it is not, that nothing is heard of it says nothing
         self.opened_at = now
         self.batches = 0
 
