@@ -33,6 +33,7 @@ READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
 ROUNDS_MAX: Final = 4  # rounds of load, match and lease that may overlap
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
+NOT_ALONE: Final = "no worker could be kept free for it"
 
 
 _NOTHING: Final[tuple[TaskRecord | None, dict[str, bytes]]] = (None, {})
@@ -71,18 +72,18 @@ class Feeder:
         self._stopped = False
         self.paused: frozenset[str] = frozenset()  # lanes that nothing is handed out from
         self.in_hand: set[Entry] = set()  # read, and not yet leased
-        self._alone: set[Entry] = set()  # those of them that wait for a worker of their own
-        self._singly = Alone(
+        self._alone = Alone(
             sessions=sessions,
             lease=lambda load, session: self._lease([(load, session)]),
             put_back=lambda load: self._put_back([load]),
+            put_off=lambda load: self._put_back([load], NOT_ALONE, needless=True),
             closed=lambda queue: self._stopped or queue in self.paused,
         )
 
     async def run(self) -> None:
         """Feed until cancelled."""
         self.in_hand.clear()
-        self._alone.clear()
+        self._alone.waiting.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._wake_reader())
             await self._read_for_ever(group)
@@ -120,7 +121,7 @@ class Feeder:
         for offer in self._sessions.offers():
             for queue in offer.queues:
                 credit[queue] = credit.get(queue, 0) + offer.free
-        in_hand = len(self.in_hand) - len(self._alone)
+        in_hand = len(self.in_hand) - len(self._alone.waiting)
         return {
             queue: free - in_hand
             for queue, free in credit.items()
@@ -165,13 +166,14 @@ class Feeder:
     ) -> None:
         try:
             loads = await self._load(entries)
-            alone = [load for load in loads if runs_alone(load.record)]
-            self._alone.update(load.entry for load in alone)
+            alone, surplus = self._alone.admit([load for load in loads if runs_alone(load.record)])
             for load in alone:
-                group.create_task(self._singly.hand_out(load))
+                group.create_task(self._alone.hand_out(load))
             if alone:
                 self._sessions.stir()  # they take no credit from the others
             left = await self._hand_out([load for load in loads if not runs_alone(load.record)])
+            if surplus:
+                await self._put_back(surplus, NOT_ALONE, needless=True)
         finally:
             rounds.release()
         if left:
@@ -274,7 +276,9 @@ class Feeder:
     def _reserve(self, taken: Sequence[tuple[Load, Session]]) -> dict[str, Attempt]:
         """Enter the attempts into their sessions' tables, before anything is awaited."""
         attempts: dict[str, Attempt] = {}
+        now = asyncio.get_running_loop().time()
         for (load, session), token in zip(taken, new_tokens(len(taken)), strict=True):
+            session.busy_at = now
             attempt = Attempt(
                 assignment_id="",
                 task_id=load.entry.task_id,
@@ -356,12 +360,14 @@ class Feeder:
             await self._put_back(paused, "its queue is paused")
         return [load for load in loads if load.entry.queue not in queues]
 
-    async def _put_back(self, loads: list[Load], reason: str = "no worker had room") -> None:
+    async def _put_back(
+        self, loads: list[Load], reason: str = "no worker had room", *, needless: bool = False
+    ) -> None:
         proposals = [
             Proposal(
                 task_id=load.entry.task_id,
                 record=load.record,
-                fact=Requeued(entry=load.entry.entry_id, reason=reason),
+                fact=Requeued(entry=load.entry.entry_id, reason=reason, needless=needless),
             )
             for load in loads
         ]
@@ -371,7 +377,7 @@ class Feeder:
 
     def _drop(self, entries: Sequence[Entry]) -> None:
         self.in_hand.difference_update(entries)
-        self._alone.difference_update(entries)
+        self._alone.waiting.difference_update(entries)
 
 
 def is_current(record: TaskRecord, entry: Entry) -> bool:

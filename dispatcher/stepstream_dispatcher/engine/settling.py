@@ -134,6 +134,7 @@ class Settling:
                 session.settling.pop(settlement.lease_token, None)
                 if receipt.status != "RETRY_LATER":
                     session.unseen.pop(settlement.lease_token, None)
+            session.busy_at = asyncio.get_running_loop().time()
             session.outbox.receipts.extend(receipts)
             if not session.leasing:  # else they ride with the batch that is about to go
                 session.outbox.notify()
