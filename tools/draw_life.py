@@ -42,6 +42,7 @@ WAITING = msgspec.structs.replace(
 FAILED = msgspec.structs.replace(QUEUED, stage=Stage.ENDED, state="failed", entry="")
 RECORDS = (
     QUEUED,
+    msgspec.structs.replace(QUEUED, releases=1),
     LEASED,
     msgspec.structs.replace(LEASED, failures=3),
     msgspec.structs.replace(LEASED, losses=4),
@@ -65,7 +66,7 @@ FACTS: tuple[f.Fact, ...] = (
     *(f.Lost(token=TOKEN, reason="", owner=HERE, waited_ms=ms) for ms in (0, 1_500)),
     f.Due(),
     *(f.DeadlinePassed(token=one) for one in ("", TOKEN)),
-    f.Requeued(entry=ENTRY, reason=""),
+    *(f.Requeued(entry=ENTRY, reason="", needless=needless) for needless in (False, True)),
     f.CancelAsked(reason=""),
     *(f.Reviewed(decision=one, reviewer="ana") for one in ("approved", "rejected")),
     f.Redriven(),

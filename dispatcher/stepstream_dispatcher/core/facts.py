@@ -100,6 +100,7 @@ class Requeued(Fact, frozen=True, kw_only=True):
 
     entry: str
     reason: str
+    needless: bool = False  # nothing is wrong with the dispatcher: it may come to the same again
 
 
 class CancelAsked(Fact, frozen=True, kw_only=True):

@@ -192,10 +192,16 @@ def release(record: TaskRecord, fact: f.Released, at: Circumstances) -> Decision
 
 
 def requeue(record: TaskRecord, fact: f.Requeued, at: Circumstances) -> Decision:
-    """An entry that was taken and not leased is replaced by a new one."""
+    """An entry that was taken and not leased is replaced by a new one, at once or soon."""
     if fact.entry != record.entry:
         return Refusal.OBSOLETE
-    change = {"ack": (record.queue, record.entry)}
+    change: dict[str, Any] = {"ack": (record.queue, record.entry)}
+    if fact.needless:
+        releases = record.releases + 1
+        change["fields"] = {"releases": releases}
+        if delay_ms := release_delay_ms(releases):
+            change["fields"]["entry"] = ""
+            return delay(record, at, EventType.QUEUED, delay_ms, change, message=fact.reason)
     return queue(record, at, EventType.QUEUED, change, message=fact.reason)
 
 

@@ -68,7 +68,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int = 0  # number of the latest attempt of the step; only grows within a run
     failures: int = 0  # charged failures of the step
     losses: int = 0  # workers lost with the step
-    releases: int = 0  # attempts of the step in a row that workers gave back without need
+    releases: int = 0  # times in a row that the step was given back without need
     unseen: int = 0  # workers that vanished with the step before they had named it
     revisions: int = 0  # times a reviewer sent it back in this run
     errors: int = 0  # entries written to the error history, all steps

@@ -48,7 +48,7 @@ def release_delay_ms(releases: int) -> int:
     it is.
 
     Args:
-        releases: Attempts in a row that workers gave back without need so far, at least 1.
+        releases: Times in a row that it was given back without need so far, at least 1.
     """
     if releases <= 1:
         return 0

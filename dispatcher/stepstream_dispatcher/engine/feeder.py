@@ -5,13 +5,12 @@ the free credit of the sessions that the lane may feed; when all lanes are empty
 those with credit, and is woken when a new one gets some. What was read is *in hand* until it is
 leased, and counts against the credit. An entry that is not its record's current one is deleted
 unseen. An entry that finds no room after all is held for a second and then put back uncharged. A
-step that has taken down two workers gets one for itself, which is reserved until it is idle.
+step that has taken down two workers gets one for itself (`alone`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -21,6 +20,7 @@ from stepstream_dispatcher.core.assign import Offer, Want, assign
 from stepstream_dispatcher.core.facts import Leased, Released, Requeued
 from stepstream_dispatcher.core.lifecycle import Refusal, runs_alone
 from stepstream_dispatcher.core.record import Stage, TaskRecord, assignment_id
+from stepstream_dispatcher.engine.alone import Alone, Load
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.fresh import Fresh
 from stepstream_dispatcher.engine.identity import new_tokens
@@ -33,20 +33,10 @@ READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
 ROUNDS_MAX: Final = 4  # rounds of load, match and lease that may overlap
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
-RESTART_S: Final = 5.0  # that a worker which is taken down is missing, as its supervisor waits
-ALONE_SHARE: Final = 0.1  # of the workers' time that dangerous steps may cost a busy lane
-IDLE_S: Final = 1.0  # a worker that has held nothing for this long is wanted by nobody else
+NOT_ALONE: Final = "no worker could be kept free for it"
 
 
 _NOTHING: Final[tuple[TaskRecord | None, dict[str, bytes]]] = (None, {})
-
-
-class _Load(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry with what it names."""
-
-    entry: Entry
-    record: TaskRecord
-    data: dict[str, bytes]
 
 
 class Feeder:
@@ -79,16 +69,21 @@ class Feeder:
         self._seen = seen
         self._waiting_on: frozenset[str] | None = None
         self._turn = 0
-        self._rested_at: dict[str, float] = {}  # lane -> monotonic: who runs alone may come again
         self._stopped = False
         self.paused: frozenset[str] = frozenset()  # lanes that nothing is handed out from
         self.in_hand: set[Entry] = set()  # read, and not yet leased
-        self._alone: set[Entry] = set()  # those of them that wait for a worker of their own
+        self._alone = Alone(
+            sessions=sessions,
+            lease=lambda load, session: self._lease([(load, session)]),
+            put_back=lambda load: self._put_back([load]),
+            put_off=lambda load: self._put_back([load], NOT_ALONE, needless=True),
+            closed=lambda queue: self._stopped or queue in self.paused,
+        )
 
     async def run(self) -> None:
         """Feed until cancelled."""
         self.in_hand.clear()
-        self._alone.clear()
+        self._alone.waiting.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._wake_reader())
             await self._read_for_ever(group)
@@ -126,7 +121,7 @@ class Feeder:
         for offer in self._sessions.offers():
             for queue in offer.queues:
                 credit[queue] = credit.get(queue, 0) + offer.free
-        in_hand = len(self.in_hand) - len(self._alone)
+        in_hand = len(self.in_hand) - len(self._alone.waiting)
         return {
             queue: free - in_hand
             for queue, free in credit.items()
@@ -171,19 +166,20 @@ class Feeder:
     ) -> None:
         try:
             loads = await self._load(entries)
-            alone = [load for load in loads if runs_alone(load.record)]
-            self._alone.update(load.entry for load in alone)
+            alone, surplus = self._alone.admit([load for load in loads if runs_alone(load.record)])
             for load in alone:
-                group.create_task(self._hand_out_alone(load))
+                group.create_task(self._alone.hand_out(load))
             if alone:
                 self._sessions.stir()  # they take no credit from the others
             left = await self._hand_out([load for load in loads if not runs_alone(load.record)])
+            if surplus:
+                await self._put_back(surplus, NOT_ALONE, needless=True)
         finally:
             rounds.release()
         if left:
             await self._hold(left)
 
-    async def _load(self, entries: list[Entry]) -> list[_Load]:
+    async def _load(self, entries: list[Entry]) -> list[Load]:
         """Read what the entries name; delete those that are no task's current one."""
         found: dict[Entry, tuple[TaskRecord | None, dict[str, bytes]] | None] = {
             entry: self._fresh.take(entry) for entry in entries
@@ -192,13 +188,13 @@ class Feeder:
         if unknown:
             read = await self._store.load([entry.task_id for entry in unknown])
             found.update(zip(unknown, read, strict=True))
-        loads: list[_Load] = []
+        loads: list[Load] = []
         obsolete: list[Entry] = []
         for entry in entries:
             record, data = found[entry] or _NOTHING
             if record is not None and is_current(record, entry):
                 self._seen(entry.task_id, data)
-                loads.append(_Load(entry=entry, record=record, data=data))
+                loads.append(Load(entry=entry, record=record, data=data))
             else:
                 obsolete.append(entry)
         await self._discard(obsolete)
@@ -214,14 +210,14 @@ class Feeder:
         if entries:
             self._sessions.stir()  # the reader may have waited for this credit
 
-    async def _hand_out(self, loads: list[_Load]) -> list[_Load]:
+    async def _hand_out(self, loads: list[Load]) -> list[Load]:
         """Lease what finds room; returns the rest."""
         if self._stopped:
             return loads
         wants = [Want(queue=load.entry.queue) for load in loads]
         matches = assign(wants, self._offers())
-        taken: list[tuple[_Load, Session]] = []
-        left: list[_Load] = []
+        taken: list[tuple[Load, Session]] = []
+        left: list[Load] = []
         for load, session_id in zip(loads, matches, strict=True):
             session = self._sessions.get(session_id) if session_id else None
             if session is None:
@@ -241,7 +237,7 @@ class Feeder:
             msgspec.structs.replace(offer, queues=offer.queues - self.paused) for offer in offers
         ]
 
-    async def _lease(self, taken: Sequence[tuple[_Load, Session]]) -> None:
+    async def _lease(self, taken: Sequence[tuple[Load, Session]]) -> None:
         sessions = {session.id: session for _, session in taken}.values()
         for session in sessions:
             session.leasing += 1
@@ -252,7 +248,7 @@ class Feeder:
                 session.leasing -= 1
                 session.outbox.notify()
 
-    async def _lease_reserved(self, taken: Sequence[tuple[_Load, Session]]) -> None:
+    async def _lease_reserved(self, taken: Sequence[tuple[Load, Session]]) -> None:
         attempts = self._reserve(taken)
         self._drop([load.entry for load, _ in taken])
         proposals = [
@@ -277,10 +273,12 @@ class Feeder:
                     session.attempts.pop(token, None)
         await self._send(taken, attempts, outcomes)
 
-    def _reserve(self, taken: Sequence[tuple[_Load, Session]]) -> dict[str, Attempt]:
+    def _reserve(self, taken: Sequence[tuple[Load, Session]]) -> dict[str, Attempt]:
         """Enter the attempts into their sessions' tables, before anything is awaited."""
         attempts: dict[str, Attempt] = {}
+        now = asyncio.get_running_loop().time()
         for (load, session), token in zip(taken, new_tokens(len(taken)), strict=True):
+            session.busy_at = now
             attempt = Attempt(
                 assignment_id="",
                 task_id=load.entry.task_id,
@@ -293,7 +291,7 @@ class Feeder:
 
     async def _send(
         self,
-        taken: Sequence[tuple[_Load, Session]],
+        taken: Sequence[tuple[Load, Session]],
         attempts: dict[str, Attempt],
         outcomes: Sequence[Outcome],
     ) -> None:
@@ -329,7 +327,7 @@ class Feeder:
         gone = session.left or self._sessions.get(session.id) is None
         return "the worker left before the hand-out" if gone else ""
 
-    def _post(self, session: Session, attempt: Attempt, load: _Load, now: float) -> None:
+    def _post(self, session: Session, attempt: Attempt, load: Load, now: float) -> None:
         record = attempt.record
         timeout_ms = self._limit_ms_of(record)
         attempt.assignment_id = assignment_id(attempt.task_id, record)
@@ -340,7 +338,7 @@ class Feeder:
 
     # --- entries without room --------------------------------------------------------------------
 
-    async def _hold(self, loads: list[_Load]) -> None:
+    async def _hold(self, loads: list[Load]) -> None:
         """Try again as credit moves, for a second; then put the rest back."""
         until = asyncio.get_running_loop().time() + SURPLUS_S
         loads = await self._put_back_paused(loads)
@@ -354,7 +352,7 @@ class Feeder:
         if loads:
             await self._put_back(loads)
 
-    async def _put_back_paused(self, loads: list[_Load]) -> list[_Load]:
+    async def _put_back_paused(self, loads: list[Load]) -> list[Load]:
         """Put back what belongs to a paused lane; returns the rest."""
         queues = self.paused
         paused = [load for load in loads if load.entry.queue in queues]
@@ -362,12 +360,14 @@ class Feeder:
             await self._put_back(paused, "its queue is paused")
         return [load for load in loads if load.entry.queue not in queues]
 
-    async def _put_back(self, loads: list[_Load], reason: str = "no worker had room") -> None:
+    async def _put_back(
+        self, loads: list[Load], reason: str = "no worker had room", *, needless: bool = False
+    ) -> None:
         proposals = [
             Proposal(
                 task_id=load.entry.task_id,
                 record=load.record,
-                fact=Requeued(entry=load.entry.entry_id, reason=reason),
+                fact=Requeued(entry=load.entry.entry_id, reason=reason, needless=needless),
             )
             for load in loads
         ]
@@ -375,93 +375,9 @@ class Feeder:
         self._drop([load.entry for load in loads])
         self._sessions.stir()  # the reader may have waited for this credit
 
-    async def _hand_out_alone(self, load: _Load) -> None:
-        """Reserve the least busy worker, wait until it is idle, and give it this one."""
-        session = await self._reserve_worker(load.entry.queue)
-        if session is None:
-            await self._put_back([load])
-            return
-        reserved_at = asyncio.get_running_loop().time()
-        try:
-            while session.attempts or session.settling:
-                await self._sessions.stirred()
-                if self._lost_for(session, load.entry.queue):
-                    await self._put_back([load])
-                    return
-            await self._lease([(load, session)])
-            while session.attempts and not session.left:
-                await self._sessions.stirred()
-            if session.broken_at is not None:
-                self._rest(load.entry.queue, reserved_at)
-        finally:
-            session.reserved = False
-            self._sessions.stir()
-
-    def _rest(self, queue: str, since: float) -> None:
-        """A worker was taken down again: let its lane work for a while before the next one is.
-
-        The fewer workers there are, the longer: of their time all that run alone cost a share.
-        """
-        now = asyncio.get_running_loop().time()
-        workers = sum(queue in self._sessions.queues_of(one) for one in self._sessions)
-        cost_s = now - since + RESTART_S
-        rest_s = cost_s * max(0.0, 1 / (ALONE_SHARE * max(1, workers)) - 1)
-        self._rested_at[queue] = max(now, self._rested_at.get(queue, 0.0)) + rest_s
-
-    def _lost_for(self, session: Session, queue: str) -> bool:
-        """Whether what was reserved for an entry of a lane is not to be had any more."""
-        gone = self._sessions.get(session.id) is None or session.left
-        return gone or self._stopped or queue in self.paused
-
-    async def _reserve_worker(self, queue: str) -> Session | None:
-        """The worker that is reserved; None if none comes in time.
-
-        Of the workers of a lane at most half are reserved at once, and at least one may be, so that
-        dangerous steps do not keep the lane from all others. While one is reserved already, or the
-        lane rests from them, they are given nothing but a worker that nobody else wants.
-        """
-        loop = asyncio.get_running_loop()
-        since = loop.time()
-        while not self._stopped and queue not in self.paused:
-            now, rested_at = loop.time(), self._rested_at.get(queue, 0.0)
-            rests = now < rested_at or self._reserved(queue) > 0
-            if session := self._to_reserve(queue, now, rests=rests):
-                session.reserved = True
-                return session
-            since = max(since, rested_at)
-            if now >= since + SURPLUS_S:
-                break
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(IDLE_S, since + SURPLUS_S - now)):
-                    await self._sessions.stirred()
-        return None
-
-    def _to_reserve(self, queue: str, now: float, *, rests: bool) -> Session | None:
-        """The least busy worker of a lane that may be reserved now."""
-        able = [one for one in self._sessions if self._can_be_reserved(one, queue)]
-        reserved = self._reserved(queue)
-        if reserved >= max(1, (len(able) + reserved) // 2):
-            return None
-        if rests:
-            able = [
-                one
-                for one in able
-                if not (one.attempts or one.settling) and now - one.opened_at >= IDLE_S
-            ]
-        return min(able, key=lambda one: len(one.attempts), default=None)
-
-    def _reserved(self, queue: str) -> int:
-        """How many workers of a lane are reserved."""
-        queues_of = self._sessions.queues_of
-        return sum(one.reserved and queue in queues_of(one) for one in self._sessions)
-
-    def _can_be_reserved(self, session: Session, queue: str) -> bool:
-        open_to_it = queue in self._sessions.queues_of(session) and session.max_in_flight > 0
-        return open_to_it and not (session.reserved or session.left)
-
     def _drop(self, entries: Sequence[Entry]) -> None:
         self.in_hand.difference_update(entries)
-        self._alone.difference_update(entries)
+        self._alone.waiting.difference_update(entries)
 
 
 def is_current(record: TaskRecord, entry: Entry) -> bool:

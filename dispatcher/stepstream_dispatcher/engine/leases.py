@@ -77,7 +77,7 @@ class Leases:
                 if session.broken_at is not None:
                     if now - session.broken_at >= RECONNECT_GRACE_S:
                         await self.give_up(session, "its stream broke and it did not come back")
-                elif now - session.heard_at >= self._silence_limit_s:
+                elif session.is_read and now - session.heard_at >= self._silence_limit_s:
                     await self._silent(session)
                 elif now >= self._blind_until:
                     await self._expire(session, now)

@@ -192,13 +192,18 @@ class Session:
         self.broken_at: float | None = None  # monotonic, once its stream is gone
         self.reserved = False  # kept free for an attempt that runs alone
         self.heard_at = now
-        self.opened_at = now
+        self.is_read = True  # while it is not, that nothing is heard of it says nothing
+        self.busy_at = now  # when it was last given something, or was through with it
         self.batches = 0
 
     @property
     def left(self) -> bool:
         """Whether it takes nothing more: it drains, or its stream is gone."""
         return self.draining or self.broken_at is not None
+
+    def idle_s(self, now: float) -> float:
+        """How long it has had nothing to do."""
+        return 0.0 if self.attempts or self.settling else now - self.busy_at
 
     @property
     def free(self) -> int:

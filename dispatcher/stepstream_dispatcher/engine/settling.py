@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -76,14 +77,18 @@ class Settling:
                 session, settlements = await self._received.get()
                 group.create_task(self._record_and_answer(session, settlements))
 
-    async def room(self, session: Session) -> None:
-        """Wait until another report of a worker may be read.
+    async def room(self, session: Session, *, at_most_s: float) -> bool:
+        """Wait until another report of a worker may be read; returns False if that was not in time.
 
         While too much is being recorded, a worker is read only if none of that is its own: one that
         sends faster than results are recorded waits, and every other one has its turn.
         """
-        while session.reports and not self._has_room.is_set():
-            await self._has_room.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                while session.reports and not self._has_room.is_set():
+                    await self._has_room.wait()
+                return True
+        return False
 
     def _hold(self, size: int) -> None:
         self._bytes += size
@@ -129,6 +134,7 @@ class Settling:
                 session.settling.pop(settlement.lease_token, None)
                 if receipt.status != "RETRY_LATER":
                     session.unseen.pop(settlement.lease_token, None)
+            session.busy_at = asyncio.get_running_loop().time()
             session.outbox.receipts.extend(receipts)
             if not session.leasing:  # else they ride with the batch that is about to go
                 session.outbox.notify()

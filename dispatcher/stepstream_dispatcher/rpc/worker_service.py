@@ -92,18 +92,31 @@ class WorkerService(WorkerServiceServicer):
             reader.cancel()
 
     async def _read(self, protocol: Protocol, session: Session, context: Any) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await session.outbox.room()
-            await self._engine.settling.room(session)
+            await session.outbox.room()  # a worker that reads no receipts may well be silent
+            session.is_read = False
+            await self._wait_for_room(session)
+            session.is_read, session.heard_at = True, loop.time()
             frame = await context.read()
             if frame is grpc.aio.EOF:
                 break
-            session.heard_at = asyncio.get_running_loop().time()
+            session.is_read = False
             protocol.receive(frames.parts_of(frame))
             await self._take_in(session, frame)
+            session.is_read, session.heard_at = True, loop.time()
         protocol.receive([HALF_CLOSE])
         session.outbox.half_closed = True
         session.outbox.notify()
+
+    async def _wait_for_room(self, session: Session) -> None:
+        """Wait for one heartbeat at most; then say that nobody is forgotten, and read one frame."""
+        interval_s = self._engine.options.heartbeat_interval_s
+        if await self._engine.settling.room(session, at_most_s=interval_s):
+            return
+        if session.outbox.not_owned is None:
+            session.outbox.not_owned = []
+            session.outbox.notify()
 
     async def _take_in(self, session: Session, frame: api.WorkRequest) -> None:
         if frame.HasField("pull"):

@@ -280,3 +280,15 @@ def test_release_of_one_that_leaves_neither_counts_nor_waits():
 def test_whatever_else_becomes_of_an_attempt_ends_the_row(fact: f.Fact):
     assert decided(leased(releases=3), fact).fields["releases"] == 0
     assert "releases" not in decided(leased(), fact).fields
+
+
+def test_entry_that_was_taken_in_vain_again_and_again_waits_longer_each_time():
+    fact = f.Requeued(entry=queued().entry, reason="its turn did not come", needless=True)
+
+    first, later = decided(queued(), fact), decided(queued(releases=3), fact)
+
+    assert (first.enqueue, first.due_ms, first.fields["releases"]) == ("default", None, 1)
+    assert (later.enqueue, later.due_ms) == (None, NOW_MS + 4_000)
+    assert (later.event.type, later.event.delay_ms) == (EventType.QUEUED, 4_000)
+    assert (later.fields["releases"], later.fields["entry"]) == (4, "")
+    assert later.ack == ("default", queued().entry)

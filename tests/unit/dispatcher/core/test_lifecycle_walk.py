@@ -178,7 +178,7 @@ def fact_of(walk: Walk, turn: Turn) -> f.Fact:
             token=token, reason="drain", owner=owner, needless=choice % 2 > 0
         ),
         f.Progressed: lambda: f.Progressed(token=token, progress=turn.rand, note="譯" * choice),
-        f.Requeued: lambda: f.Requeued(entry=entry, reason="no room"),
+        f.Requeued: lambda: f.Requeued(entry=entry, reason="no room", needless=choice % 2 > 0),
         f.CancelAsked: lambda: f.CancelAsked(reason="no longer needed"),
         f.Reviewed: lambda: f.Reviewed(decision=DECISIONS[choice % 3], reviewer="r" * 64),
         f.Due: f.Due,

@@ -8,11 +8,13 @@ from stepstream_dispatcher.core.facts import CancelAsked, Completed
 from stepstream_dispatcher.core.record import Event, EventType, Stage, Transition
 from stepstream_dispatcher.engine import sessions
 from stepstream_dispatcher.engine.committer import Proposal
+from stepstream_dispatcher.engine.sessions import Session
 from stepstream_dispatcher.store.port import Entry
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
 from tests.support.virtual_time import pass_time
 
 feeding = with_dispatcher("committer", "feeder", "settling")
+timed = with_dispatcher("committer", "feeder", "settling", "timers")
 interrupted = with_dispatcher("committer", "feeder", supervised=True)
 
 
@@ -329,11 +331,11 @@ async def test_stopped_feeder_puts_back_what_it_has_in_hand(dispatcher: Dispatch
     assert await dispatcher.pending() == []
 
 
-async def make_dangerous(dispatcher: Dispatcher, task_id: str) -> None:
-    """Have a task look as if its step had taken down two workers."""
+async def make_dangerous(dispatcher: Dispatcher, task_id: str, count: str = "losses") -> None:
+    """Have a task look as if its step had taken down two workers, or vanished with them."""
     record = await dispatcher.record(task_id)
     event = Event(sequence=2, at_ms=0, type=EventType.LOST, state=record.state)
-    fields = {"losses": 2, "version": 2}
+    fields = {count: 2, "version": 2}
     change = Transition(
         task_id=task_id,
         op_id="op-lost-",
@@ -346,9 +348,11 @@ async def make_dangerous(dispatcher: Dispatcher, task_id: str) -> None:
     await dispatcher.store.commit([change], kind="settle")
 
 
-async def dangerous(dispatcher: Dispatcher, text: bytes = b"dangerous") -> str:
+async def dangerous(
+    dispatcher: Dispatcher, text: bytes = b"dangerous", count: str = "losses"
+) -> str:
     task_id = await dispatcher.submit(text)
-    await make_dangerous(dispatcher, task_id)
+    await make_dangerous(dispatcher, task_id, count)
     return task_id
 
 
@@ -397,7 +401,7 @@ async def test_dangerous_steps_without_a_worker_go_back_and_starve_no_other_lane
     await pass_time(0.1)
     assert len(dispatcher.engine.feeder.in_hand) == 2
     assert dispatcher.engine.feeder._waiting_on == {"checks"}
-    await pass_time(1.5)
+    await pass_time(10)
     assert len(dispatcher.engine.feeder.in_hand) == 1  # the one that has reserved the worker
     translator.draining = True
     dispatcher.engine.sessions.stir()
@@ -475,7 +479,7 @@ async def test_dangerous_steps_take_turns_at_the_only_worker(dispatcher: Dispatc
     assert sorted(done) == sorted(tasks)
 
 
-@feeding
+@timed
 async def test_a_busy_lane_rests_from_dangerous_steps_when_one_has_taken_down_its_worker(
     dispatcher: Dispatcher,
 ):
@@ -516,3 +520,121 @@ async def test_a_lane_that_is_idle_does_not_rest(dispatcher: Dispatcher):
     await pass_time(1.5)
 
     assert [one.record.losses for one in fresh.attempts.values()] == [2]
+
+
+async def busy_lane(dispatcher: Dispatcher, workers: int) -> list[Session]:
+    """So many workers, each with an innocent task that does not end, and with no room."""
+    found = []
+    for number in range(workers):
+        session = await dispatcher.connect(f"worker-{number}", slots=1)
+        await dispatcher.submit(b"innocent %d" % number)
+        await dispatcher.handed_out(session)
+        found.append(session)
+    return found
+
+
+@timed
+async def test_steps_that_only_vanished_with_their_workers_run_at_half_of_them(
+    dispatcher: Dispatcher,
+):
+    """Most are innocent: a worker takes all that it had not named along when it dies."""
+    sessions = await busy_lane(dispatcher, 4)
+    for number in range(3):
+        await dangerous(dispatcher, b"%d" % number, "unseen")
+    for session in sessions:
+        session.max_in_flight = 2
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.1)
+
+    assert sum(session.reserved for session in sessions) == 2
+
+
+@timed
+async def test_proven_dangerous_steps_have_one_busy_worker_at_a_time(dispatcher: Dispatcher):
+    sessions = await busy_lane(dispatcher, 4)
+    for number in range(3):
+        await dangerous(dispatcher, b"%d" % number)
+    for session in sessions:
+        session.max_in_flight = 2
+    dispatcher.engine.sessions.stir()
+    await pass_time(5)
+
+    assert sum(session.reserved for session in sessions) == 1
+
+
+@timed
+async def test_a_crowd_that_waits_for_workers_alone_is_bounded_and_goes_round_seldom(
+    dispatcher: Dispatcher,
+):
+    (session,) = await busy_lane(dispatcher, 1)
+    tasks = [await dangerous(dispatcher, b"%d" % number, "unseen") for number in range(60)]
+    session.max_in_flight = 8
+    other = await dispatcher.connect("worker-2", slots=8)
+    in_hand = []
+    for _ in range(600):
+        await pass_time(0.1)
+        in_hand.append(len(dispatcher.engine.feeder.in_hand))
+
+    events = [len(await dispatcher.history(task_id)) for task_id in tasks]
+    assert max(in_hand) <= 16 + session.max_in_flight + other.max_in_flight
+    assert max(events) <= 2 + 2 * 7, "back after 0, 1, 2, 4, 8, 16 and 30 s, and queued again"
+    assert not {(await dispatcher.record(one)).losses for one in tasks} - {0}
+
+
+@feeding
+async def test_what_waits_for_a_worker_alone_goes_back_for_another_dispatcher(
+    dispatcher: Dispatcher,
+):
+    sessions = await busy_lane(dispatcher, 2)
+    dispatcher.engine.feeder._alone._rested_at["default"] = asyncio.get_running_loop().time() + 60
+    sessions[0].max_in_flight = 2
+    dispatcher.engine.sessions.stir()
+    task_id = await dangerous(dispatcher)
+    await pass_time(9.5)
+    assert task_id in await dispatcher.pending()
+    sessions[0].max_in_flight = 1  # it is not read again
+    await pass_time(1.0)
+
+    record = await dispatcher.record(task_id)
+    assert task_id not in await dispatcher.pending()
+    assert (record.stage, record.losses, record.releases) == (Stage.QUEUED, 2, 1)
+
+
+@timed
+async def test_a_lane_rests_for_a_minute_at_most(dispatcher: Dispatcher):
+    victim = await dispatcher.connect("victim", slots=1)
+    await dangerous(dispatcher)
+    await pass_time(2_700)
+    dispatcher.engine.leases.broke(victim)
+    await pass_time(0.1)
+    dispatcher.engine.sessions.remove(victim)
+    (session,) = await busy_lane(dispatcher, 1)
+    session.max_in_flight = 2
+    dispatcher.engine.sessions.stir()
+    await dangerous(dispatcher, b"another")
+
+    await pass_time(50)
+    assert not session.reserved
+    await pass_time(30)
+    assert session.reserved
+
+
+@feeding
+async def test_a_worker_that_has_only_just_ended_something_is_not_idle(dispatcher: Dispatcher):
+    session = await dispatcher.connect(
+        slots=1, queues=frozenset({"default"}), step_types=frozenset({"translate"})
+    )
+    dispatcher.engine.feeder._alone._rested_at["default"] = asyncio.get_running_loop().time() + 60
+    for number in range(10):
+        await dispatcher.submit(b"%d" % number)
+        (handout,) = await dispatcher.handed_out(session)
+        if not number:
+            await dangerous(dispatcher)
+            session.max_in_flight = 2
+        await pass_time(0.3)
+        fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
+        assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
+        await pass_time(0.3)
+        assert not session.reserved
+    await pass_time(1.0)
+    assert session.reserved

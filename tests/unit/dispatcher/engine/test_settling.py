@@ -271,7 +271,7 @@ async def test_a_worker_that_reports_faster_than_is_recorded_waits(
     read = []
 
     async def read_when_there_is_room(reader: Session) -> None:
-        await part.room(reader)
+        assert await part.room(reader, at_most_s=60)
         read.append(reader.hello.worker_name)
 
     part.receive(session, [report])
