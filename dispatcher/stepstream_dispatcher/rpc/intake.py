@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import grpc
 import msgspec
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from stepstream.errors import InvalidTask, PayloadTooLarge, RateLimited
 
@@ -138,7 +138,7 @@ class CallIntake(grpc.aio.ServerInterceptor):
 
         Raises:
             RateLimited: There was no room for it, or it did not arrive.
-            InvalidTask: There is none.
+            InvalidTask: There is none, or its bytes are no message.
         """
         place = await self._place()
         slow = asyncio.get_running_loop().call_later(SLOW_S, place.leave)
@@ -148,6 +148,8 @@ class CallIntake(grpc.aio.ServerInterceptor):
         except TimeoutError:
             words = f"the request did not arrive within {self.limits.read_s:g} s"
             raise RateLimited(words, retry_after_s=RETRY_S) from None
+        except DecodeError as error:
+            raise InvalidTask(str(error)) from None
         finally:
             slow.cancel()
             place.leave()

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from structlog.testing import capture_logs
 
 from stepstream.v1 import dispatcher_service_pb2 as api
 from stepstream.v1.dispatcher_service_pb2_grpc import (
@@ -205,6 +206,18 @@ async def test_a_call_without_a_request_is_refused(channel: grpc.aio.Channel):
     code, reason, _ = await reasons(call)
 
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TASK")
+
+
+@pytest.mark.parametrize("method", ["Submit", "WaitTask"])
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    channel: grpc.aio.Channel, method: str
+):
+    with capture_logs() as logs:
+        call: Any = channel.unary_unary(f"/stepstream.v1.DispatcherService/{method}")(b"\xff\xff")
+        code, reason, _ = await reasons(call)
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TASK")
+    assert logs == []
 
 
 async def test_a_request_that_does_not_arrive_is_given_up(channel: grpc.aio.Channel):
