@@ -20,7 +20,14 @@ from stepstream.v1.dispatcher_service_pb2_grpc import (
 )
 from stepstream.v1.operator_service_pb2_grpc import OperatorServiceServicer
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceServicer
-from stepstream_dispatcher.rpc.intake import CallLimits, host_of
+from stepstream_dispatcher.rpc.intake import (
+    READERS_MAX,
+    READERS_OF_HOST_MAX,
+    SLOW_OF_HOST_MAX,
+    SLOW_SHARES,
+    CallLimits,
+    host_of,
+)
 from stepstream_dispatcher.rpc.server import RpcServer
 from tests.support.pace import before_the_next_look
 
@@ -47,6 +54,11 @@ class Holding(DispatcherServiceServicer):
         self.bytes_at_once -= request.ByteSize()
         return api.SubmitResponse(task_id=request.pipeline)
 
+    async def SubmitBatch(  # noqa: N802
+        self, request: api.SubmitBatchRequest, context: Any
+    ) -> api.SubmitBatchResponse:
+        return api.SubmitBatchResponse()
+
     async def WaitTask(self, request: api.WaitTaskRequest, context: Any) -> api.WaitTaskResponse:  # noqa: N802
         self.entered.release()
         await self.let.wait()
@@ -64,21 +76,50 @@ async def servicer() -> Holding:
 
 @pytest.fixture
 def limits() -> CallLimits:
-    return CallLimits(bytes_in_hand=LIMIT, streams_of_peer=2, calls=BURST, wait_s=0.05, read_s=0.2)
+    return CallLimits(
+        bytes_in_hand=LIMIT, streams_of_peer=2, calls=BURST, wait_s=0.05, slow_s=0.1, read_s=0.2
+    )
 
 
 @pytest.fixture
-async def channel(servicer: Holding, limits: CallLimits) -> AsyncIterator[grpc.aio.Channel]:
+async def port(servicer: Holding, limits: CallLimits) -> AsyncIterator[int]:
     server = RpcServer(
         dispatcher=servicer,
         worker=WorkerServiceServicer(),
         operator=OperatorServiceServicer(),
         limits=limits,
     )
-    port = await server.start("127.0.0.1:0")
+    yield await server.start("127.0.0.1:0")
+    await server.stop(0)
+
+
+@pytest.fixture
+async def channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=NO_LIMIT) as channel:
         yield channel
-    await server.stop(0)
+
+
+@pytest.fixture
+async def other_host(port: int) -> AsyncIterator[DispatcherServiceStub]:
+    """Calls that come from another address of the loopback."""
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+    async def relay(near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        far, to_far = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        async with asyncio.TaskGroup() as pumps:
+            pumps.create_task(pump(near, to_far))
+            pumps.create_task(pump(far, to_near))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    address = "{}:{}".format(*server.sockets[0].getsockname())
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield DispatcherServiceStub(channel)
+    server.close()
 
 
 @pytest.fixture
@@ -92,6 +133,18 @@ def request_of(size: int) -> api.SubmitRequest:
     request.pipeline = "p" * (2 * size - request.ByteSize())
     assert request.ByteSize() == size
     return request
+
+
+def without_body(channel: grpc.aio.Channel, count: int) -> list[Any]:
+    """So many calls of which nothing comes but the headers."""
+    submit: Any = channel.stream_unary("/stepstream.v1.DispatcherService/Submit")
+    return [submit() for _ in range(count)]
+
+
+async def until_ended(calls: list[Any], count: int) -> None:
+    async with asyncio.timeout(10):
+        while sum(call.done() for call in calls) < count:
+            await before_the_next_look()
 
 
 async def reasons(call: Any) -> tuple[grpc.StatusCode, str, float]:
@@ -225,6 +278,50 @@ async def test_a_request_that_does_not_arrive_is_given_up(channel: grpc.aio.Chan
     await call.wait_for_connection()
 
     assert await reasons(call) == REFUSED
+
+
+@pytest.mark.parametrize("limits", [CallLimits(wait_s=0.05, slow_s=60, read_s=60)])
+async def test_a_host_that_sends_nothing_holds_up_no_other(
+    servicer: Holding, channel: grpc.aio.Channel, other_host: DispatcherServiceStub
+):
+    servicer.let.set()
+    calls = without_body(channel, READERS_MAX)
+    await until_ended(calls, READERS_MAX - READERS_OF_HOST_MAX)
+
+    assert (await other_host.Submit(api.SubmitRequest(pipeline="p"))).task_id == "p"
+    assert sum(call.done() for call in calls) == READERS_MAX - READERS_OF_HOST_MAX
+
+
+@pytest.mark.parametrize("limits", [CallLimits(slow_s=0.05, read_s=60)])
+async def test_one_slow_request_too_many_of_a_host_is_refused(channel: grpc.aio.Channel):
+    calls = without_body(channel, SLOW_OF_HOST_MAX + 1)
+    await until_ended(calls, 1)
+
+    (refused,) = [call for call in calls if call.done()]
+    assert await reasons(refused) == REFUSED
+
+
+SLOW_LIMITS = CallLimits(bytes_in_hand=LIMIT, wait_s=0.05, slow_s=0.05, read_s=60)
+
+
+@pytest.mark.parametrize("limits", [SLOW_LIMITS])
+async def test_slow_requests_count_until_they_end(
+    servicer: Holding, channel: grpc.aio.Channel, stub: DispatcherServiceStub
+):
+    rest = stub.Submit(request_of(LIMIT - SLOW_OF_HOST_MAX * (LIMIT // SLOW_SHARES)))
+    await servicer.entered.acquire()
+    calls = without_body(channel, SLOW_OF_HOST_MAX + 1)
+    await until_ended(calls, 1)
+
+    assert await reasons(stub.Submit(request_of(1_000))) == REFUSED
+
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(10):
+        while await stub.SubmitBatch(api.SubmitBatchRequest()).code() is not grpc.StatusCode.OK:
+            await before_the_next_look()
+    servicer.let.set()
+    await rest
 
 
 @pytest.mark.parametrize(
