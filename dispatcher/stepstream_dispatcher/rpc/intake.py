@@ -10,6 +10,10 @@ A request that comes slowly frees its place for the others, and counts as a shar
 hand until it has come. No host has all of the places, nor more than a few slow requests: what goes
 beyond is refused, so that a host that sends nothing holds up its own callers and nobody else's.
 
+A submit that runs its task at once is answered when the task has ended. All other calls have a lane
+of their own, so that a room that is full of submits keeps nobody from asking, cancelling or
+deciding. Their requests are short, but for those with a payload.
+
 Watches and waits last, and hold nothing but a place: they are counted by the host that they come
 from, and their requests are short.
 """
@@ -31,15 +35,19 @@ from stepstream.errors import InvalidTask, PayloadTooLarge, RateLimited
 
 __all__ = ["CallIntake", "CallLimits", "host_of"]
 
-# Of any size up to the limit of a message, 8 MiB: what may be in memory beyond `bytes_in_hand`.
+# Of a lane, and of any size up to the limit of a message, 8 MiB: what may be in memory beyond
+# `bytes_in_hand`.
 READERS_MAX: Final = 32
 READERS_OF_HOST_MAX: Final = 24  # so that no host has all of the places
 SLOW_OF_HOST_MAX: Final = 8
-SLOW_SHARES: Final = 32  # a request that comes slowly counts as this part of `bytes_in_hand`
-LONG_REQUEST_BYTES_MAX: Final = 131_072  # an id or a filter
+SLOW_SHARES: Final = 32  # a request that comes slowly counts as this part of the room
+SHORT_REQUEST_BYTES_MAX: Final = 131_072  # ids or a filter
+ANSWERED_PART: Final = 4  # the room of calls that submit nothing is this part of `bytes_in_hand`
 RETRY_S: Final = 1.0
 _PACKAGE: Final = "/stepstream.v1."
 _LONG: Final = frozenset({"WaitTask", "WatchTask", "WatchTasks"})
+_SUBMITS: Final = frozenset({"Submit", "SubmitBatch"})  # unanswered for as long as the task runs
+METHODS_WITH_PAYLOAD: Final = _SUBMITS | {"DecideReview", "UpdateInput"}
 
 _Behavior = Callable[[Any, Any], Awaitable[Any]]
 
@@ -47,7 +55,7 @@ _Behavior = Callable[[Any, Any], Awaitable[Any]]
 class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What one dispatcher takes in by gRPC."""
 
-    bytes_in_hand: int = 64 * 1024 * 1024  # of requests that were read and are not answered
+    bytes_in_hand: int = 64 * 1024 * 1024  # of submits that were read and are not answered
     streams_of_peer: int = 2_000  # watches and waits from one host
     # About 20 KB each for gRPC's and our own state, so 200 MB at most.
     calls: int = 10_000  # that wait or are answered
@@ -66,7 +74,8 @@ class CallIntake(grpc.aio.ServerInterceptor):
         self.limits = limits
         self._calls = 0
         self._streams: Counter[str] = Counter()
-        self._lane = _Lane(limits)
+        self._submits = _Lane(limits, limits.bytes_in_hand)
+        self._others = _Lane(limits, limits.bytes_in_hand // ANSWERED_PART)
 
     async def intercept_service(
         self,
@@ -82,8 +91,8 @@ class CallIntake(grpc.aio.ServerInterceptor):
             return found
         handler: Any = found
         behavior = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        is_long = method.rpartition("/")[2] in _LONG
-        serve = self._lasting(behavior) if is_long else self._short(behavior)
+        name = method.rpartition("/")[2]
+        serve = self._lasting(behavior) if name in _LONG else self._answered(behavior, name)
         make: Any = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
@@ -94,11 +103,17 @@ class CallIntake(grpc.aio.ServerInterceptor):
         )
         return made
 
-    def _short(self, behavior: _Behavior) -> _Behavior:
+    def _answered(self, behavior: _Behavior, name: str) -> _Behavior:
+        lane = self._submits if name in _SUBMITS else self._others
+        is_short = name not in METHODS_WITH_PAYLOAD
+
         async def call(_requests: Any, context: Any) -> Any:
             with self._counted():
-                request = await self._lane.read(context)
-                with self._lane.holding(request.ByteSize()):
+                request = await lane.read(context)
+                size = request.ByteSize()
+                if is_short:
+                    _check_short(size)
+                with lane.holding(size):
                     return await behavior(request, context)
 
         return call
@@ -106,11 +121,8 @@ class CallIntake(grpc.aio.ServerInterceptor):
     def _lasting(self, behavior: _Behavior) -> _Behavior:
         async def call(_requests: Any, context: Any) -> Any:
             with self._opened(host_of(context.peer())):
-                request = await self._lane.read(context)
-                size = request.ByteSize()
-                if size > LONG_REQUEST_BYTES_MAX:
-                    words = f"the request has {size} bytes, limit {LONG_REQUEST_BYTES_MAX}"
-                    raise PayloadTooLarge(words)
+                request = await self._others.read(context)
+                _check_short(request.ByteSize())
                 return await behavior(request, context)
 
         return call
@@ -142,8 +154,10 @@ class CallIntake(grpc.aio.ServerInterceptor):
 class _Lane:
     """Where callers wait for their turn to read; what they have read counts until it is let go."""
 
-    def __init__(self, limits: CallLimits) -> None:
+    def __init__(self, limits: CallLimits, bytes_max: int) -> None:
         self._limits = limits
+        self._bytes_max = bytes_max
+        self._slow_bytes = bytes_max // SLOW_SHARES
         self._bytes = 0
         self._places = asyncio.Semaphore(READERS_MAX)
         self._room = asyncio.Event()
@@ -187,7 +201,7 @@ class _Lane:
 
     def _hold(self, size: int) -> None:
         self._bytes += size
-        if self._bytes < self._limits.bytes_in_hand:
+        if self._bytes < self._bytes_max:
             self._room.set()
         else:
             self._room.clear()
@@ -262,10 +276,6 @@ class _Lane:
         reader.why_late = f"the request did not arrive within {self._limits.read_s:g} s"
         reader.limit.reschedule(reader.began_mono + self._limits.read_s)
 
-    @property
-    def _slow_bytes(self) -> int:
-        return self._limits.bytes_in_hand // SLOW_SHARES
-
 
 class _Host:
     """What the callers from one host have of a lane; forgotten with the last of them."""
@@ -285,6 +295,12 @@ class _Reader:
         self.limit = asyncio.timeout(None)  # without a timer, until the request comes slowly
         self.is_slow = False
         self.why_late = ""
+
+
+def _check_short(size: int) -> None:
+    if size > SHORT_REQUEST_BYTES_MAX:
+        words = f"the request has {size} bytes, limit {SHORT_REQUEST_BYTES_MAX}"
+        raise PayloadTooLarge(words)
 
 
 def host_of(peer: str) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import Descriptor
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from structlog.testing import capture_logs
 
 from stepstream.v1 import dispatcher_service_pb2 as api
+from stepstream.v1 import operator_service_pb2, worker_service_pb2
 from stepstream.v1.dispatcher_service_pb2_grpc import (
     DispatcherServiceServicer,
     DispatcherServiceStub,
@@ -21,6 +23,7 @@ from stepstream.v1.dispatcher_service_pb2_grpc import (
 from stepstream.v1.operator_service_pb2_grpc import OperatorServiceServicer
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from stepstream_dispatcher.rpc.intake import (
+    METHODS_WITH_PAYLOAD,
     READERS_MAX,
     READERS_OF_HOST_MAX,
     SLOW_OF_HOST_MAX,
@@ -58,6 +61,16 @@ class Holding(DispatcherServiceServicer):
         self, request: api.SubmitBatchRequest, context: Any
     ) -> api.SubmitBatchResponse:
         return api.SubmitBatchResponse()
+
+    async def CancelTask(  # noqa: N802
+        self, request: api.CancelTaskRequest, context: Any
+    ) -> api.CancelTaskResponse:
+        return api.CancelTaskResponse()
+
+    async def DecideReview(  # noqa: N802
+        self, request: api.DecideReviewRequest, context: Any
+    ) -> api.DecideReviewResponse:
+        return api.DecideReviewResponse()
 
     async def WaitTask(self, request: api.WaitTaskRequest, context: Any) -> api.WaitTaskResponse:  # noqa: N802
         self.entered.release()
@@ -250,6 +263,52 @@ async def test_a_long_filter_is_refused(stub: DispatcherServiceStub):
     code, reason, _ = await reasons(stub.WatchTasks(request).read())
 
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE")
+
+
+async def test_a_long_reason_is_refused(stub: DispatcherServiceStub):
+    request = api.CancelTaskRequest(reason="r" * 140_000)
+
+    code, reason, _ = await reasons(stub.CancelTask(request))
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE")
+
+
+async def test_a_room_full_of_submits_keeps_nobody_from_ending_them(
+    servicer: Holding, stub: DispatcherServiceStub
+):
+    first = stub.Submit(request_of(LIMIT))
+    await servicer.entered.acquire()
+    assert await reasons(stub.SubmitBatch(api.SubmitBatchRequest())) == REFUSED
+
+    assert await stub.CancelTask(api.CancelTaskRequest()).code() is grpc.StatusCode.OK
+    large = api.DecideReviewRequest(feedback="f" * 140_000)
+    assert await stub.DecideReview(large).code() is grpc.StatusCode.OK
+    servicer.let.set()
+    await first
+
+
+def can_hold(message: Descriptor, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a message has a payload, at any depth."""
+    if message.full_name in seen:
+        return False
+    inner = [field.message_type for field in message.fields if field.message_type is not None]
+    return message.full_name == "stepstream.v1.Payload" or any(
+        can_hold(one, seen | {message.full_name}) for one in inner
+    )
+
+
+def test_every_method_whose_request_has_a_payload_is_known():
+    services = [
+        service
+        for module in (api, operator_service_pb2, worker_service_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+    ]
+    methods = [method for service in services for method in service.methods]
+
+    found = {method.name for method in methods if can_hold(method.input_type)} - {"Work"}
+
+    assert found == METHODS_WITH_PAYLOAD
+    assert {"Submit", "CancelTask", "Repair"} <= {method.name for method in methods}
 
 
 async def test_a_call_without_a_request_is_refused(channel: grpc.aio.Channel):
