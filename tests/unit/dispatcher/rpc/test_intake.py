@@ -9,17 +9,28 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import Descriptor
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from structlog.testing import capture_logs
 
 from stepstream.v1 import dispatcher_service_pb2 as api
+from stepstream.v1 import operator_service_pb2, worker_service_pb2
 from stepstream.v1.dispatcher_service_pb2_grpc import (
     DispatcherServiceServicer,
     DispatcherServiceStub,
 )
 from stepstream.v1.operator_service_pb2_grpc import OperatorServiceServicer
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceServicer
-from stepstream_dispatcher.rpc.intake import CallLimits, host_of
+from stepstream_dispatcher.rpc.intake import (
+    METHODS_WITH_PAYLOAD,
+    READERS_MAX,
+    READERS_OF_HOST_MAX,
+    SLOW_OF_HOST_MAX,
+    SLOW_SHARES,
+    CallLimits,
+    host_of,
+)
 from stepstream_dispatcher.rpc.server import RpcServer
 from tests.support.pace import before_the_next_look
 
@@ -46,6 +57,21 @@ class Holding(DispatcherServiceServicer):
         self.bytes_at_once -= request.ByteSize()
         return api.SubmitResponse(task_id=request.pipeline)
 
+    async def SubmitBatch(  # noqa: N802
+        self, request: api.SubmitBatchRequest, context: Any
+    ) -> api.SubmitBatchResponse:
+        return api.SubmitBatchResponse()
+
+    async def CancelTask(  # noqa: N802
+        self, request: api.CancelTaskRequest, context: Any
+    ) -> api.CancelTaskResponse:
+        return api.CancelTaskResponse()
+
+    async def DecideReview(  # noqa: N802
+        self, request: api.DecideReviewRequest, context: Any
+    ) -> api.DecideReviewResponse:
+        return api.DecideReviewResponse()
+
     async def WaitTask(self, request: api.WaitTaskRequest, context: Any) -> api.WaitTaskResponse:  # noqa: N802
         self.entered.release()
         await self.let.wait()
@@ -63,21 +89,50 @@ async def servicer() -> Holding:
 
 @pytest.fixture
 def limits() -> CallLimits:
-    return CallLimits(bytes_in_hand=LIMIT, streams_of_peer=2, calls=BURST, wait_s=0.05, read_s=0.2)
+    return CallLimits(
+        bytes_in_hand=LIMIT, streams_of_peer=2, calls=BURST, wait_s=0.05, slow_s=0.1, read_s=0.2
+    )
 
 
 @pytest.fixture
-async def channel(servicer: Holding, limits: CallLimits) -> AsyncIterator[grpc.aio.Channel]:
+async def port(servicer: Holding, limits: CallLimits) -> AsyncIterator[int]:
     server = RpcServer(
         dispatcher=servicer,
         worker=WorkerServiceServicer(),
         operator=OperatorServiceServicer(),
         limits=limits,
     )
-    port = await server.start("127.0.0.1:0")
+    yield await server.start("127.0.0.1:0")
+    await server.stop(0)
+
+
+@pytest.fixture
+async def channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=NO_LIMIT) as channel:
         yield channel
-    await server.stop(0)
+
+
+@pytest.fixture
+async def other_host(port: int) -> AsyncIterator[DispatcherServiceStub]:
+    """Calls that come from another address of the loopback."""
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+    async def relay(near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        far, to_far = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        async with asyncio.TaskGroup() as pumps:
+            pumps.create_task(pump(near, to_far))
+            pumps.create_task(pump(far, to_near))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    address = "{}:{}".format(*server.sockets[0].getsockname())
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield DispatcherServiceStub(channel)
+    server.close()
 
 
 @pytest.fixture
@@ -91,6 +146,18 @@ def request_of(size: int) -> api.SubmitRequest:
     request.pipeline = "p" * (2 * size - request.ByteSize())
     assert request.ByteSize() == size
     return request
+
+
+def without_body(channel: grpc.aio.Channel, count: int) -> list[Any]:
+    """So many calls of which nothing comes but the headers."""
+    submit: Any = channel.stream_unary("/stepstream.v1.DispatcherService/Submit")
+    return [submit() for _ in range(count)]
+
+
+async def until_ended(calls: list[Any], count: int) -> None:
+    async with asyncio.timeout(10):
+        while sum(call.done() for call in calls) < count:
+            await before_the_next_look()
 
 
 async def reasons(call: Any) -> tuple[grpc.StatusCode, str, float]:
@@ -198,6 +265,52 @@ async def test_a_long_filter_is_refused(stub: DispatcherServiceStub):
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE")
 
 
+async def test_a_long_reason_is_refused(stub: DispatcherServiceStub):
+    request = api.CancelTaskRequest(reason="r" * 140_000)
+
+    code, reason, _ = await reasons(stub.CancelTask(request))
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_TOO_LARGE")
+
+
+async def test_a_room_full_of_submits_keeps_nobody_from_ending_them(
+    servicer: Holding, stub: DispatcherServiceStub
+):
+    first = stub.Submit(request_of(LIMIT))
+    await servicer.entered.acquire()
+    assert await reasons(stub.SubmitBatch(api.SubmitBatchRequest())) == REFUSED
+
+    assert await stub.CancelTask(api.CancelTaskRequest()).code() is grpc.StatusCode.OK
+    large = api.DecideReviewRequest(feedback="f" * 140_000)
+    assert await stub.DecideReview(large).code() is grpc.StatusCode.OK
+    servicer.let.set()
+    await first
+
+
+def can_hold(message: Descriptor, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a message has a payload, at any depth."""
+    if message.full_name in seen:
+        return False
+    inner = [field.message_type for field in message.fields if field.message_type is not None]
+    return message.full_name == "stepstream.v1.Payload" or any(
+        can_hold(one, seen | {message.full_name}) for one in inner
+    )
+
+
+def test_every_method_whose_request_has_a_payload_is_known():
+    services = [
+        service
+        for module in (api, operator_service_pb2, worker_service_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+    ]
+    methods = [method for service in services for method in service.methods]
+
+    found = {method.name for method in methods if can_hold(method.input_type)} - {"Work"}
+
+    assert found == METHODS_WITH_PAYLOAD
+    assert {"Submit", "CancelTask", "Repair"} <= {method.name for method in methods}
+
+
 async def test_a_call_without_a_request_is_refused(channel: grpc.aio.Channel):
     call: Any = channel.stream_unary("/stepstream.v1.DispatcherService/Submit")()
     await call.done_writing()
@@ -207,11 +320,67 @@ async def test_a_call_without_a_request_is_refused(channel: grpc.aio.Channel):
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TASK")
 
 
+@pytest.mark.parametrize("method", ["Submit", "WaitTask"])
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    channel: grpc.aio.Channel, method: str
+):
+    with capture_logs() as logs:
+        call: Any = channel.unary_unary(f"/stepstream.v1.DispatcherService/{method}")(b"\xff\xff")
+        code, reason, _ = await reasons(call)
+
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TASK")
+    assert logs == []
+
+
 async def test_a_request_that_does_not_arrive_is_given_up(channel: grpc.aio.Channel):
     call: Any = channel.stream_unary("/stepstream.v1.DispatcherService/Submit")()
     await call.wait_for_connection()
 
     assert await reasons(call) == REFUSED
+
+
+@pytest.mark.parametrize("limits", [CallLimits(wait_s=0.05, slow_s=60, read_s=60)])
+async def test_a_host_that_sends_nothing_holds_up_no_other(
+    servicer: Holding, channel: grpc.aio.Channel, other_host: DispatcherServiceStub
+):
+    servicer.let.set()
+    calls = without_body(channel, READERS_MAX)
+    await until_ended(calls, READERS_MAX - READERS_OF_HOST_MAX)
+
+    assert (await other_host.Submit(api.SubmitRequest(pipeline="p"))).task_id == "p"
+    assert sum(call.done() for call in calls) == READERS_MAX - READERS_OF_HOST_MAX
+
+
+@pytest.mark.parametrize("limits", [CallLimits(slow_s=0.05, read_s=60)])
+async def test_one_slow_request_too_many_of_a_host_is_refused(channel: grpc.aio.Channel):
+    calls = without_body(channel, SLOW_OF_HOST_MAX + 1)
+    await until_ended(calls, 1)
+
+    (refused,) = [call for call in calls if call.done()]
+    assert await reasons(refused) == REFUSED
+
+
+SLOW_LIMITS = CallLimits(bytes_in_hand=LIMIT, wait_s=0.05, slow_s=0.05, read_s=60)
+
+
+@pytest.mark.parametrize("limits", [SLOW_LIMITS])
+async def test_slow_requests_count_until_they_end(
+    servicer: Holding, channel: grpc.aio.Channel, stub: DispatcherServiceStub
+):
+    rest = stub.Submit(request_of(LIMIT - SLOW_OF_HOST_MAX * (LIMIT // SLOW_SHARES)))
+    await servicer.entered.acquire()
+    calls = without_body(channel, SLOW_OF_HOST_MAX + 1)
+    await until_ended(calls, 1)
+
+    assert await reasons(stub.Submit(request_of(1_000))) == REFUSED
+
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(10):
+        while await stub.SubmitBatch(api.SubmitBatchRequest()).code() is not grpc.StatusCode.OK:
+            await before_the_next_look()
+    servicer.let.set()
+    await rest
 
 
 @pytest.mark.parametrize(
