@@ -135,12 +135,20 @@ class Leases:
     async def give_up(self, session: Session, reason: str) -> None:
         """Settle everything that a session still holds, and forget it.
 
-        What has ended and is not recorded goes back uncharged, as soon as recovery meets it.
+        What has ended and is not recorded goes back uncharged: its worker has the result, and is
+        gone. What is on its way to the record, or belongs to a task that is away, is left to
+        recovery.
         """
         self._sessions.remove(session)
         vanished = not session.outbox.superseded  # a half-close tells nothing: a kill looks like it
         attempts = dict(session.attempts)
         session.attempts.clear()
+        parked = [
+            (token, attempt)
+            for token, attempt in session.parked.items()
+            if self._reaches(attempt.task_id)
+        ]
+        session.parked.clear()
         waited_s = asyncio.get_running_loop().time() - session.heard_at
         if session.broken_at is not None:
             waited_s = asyncio.get_running_loop().time() - session.broken_at
@@ -152,9 +160,16 @@ class Leases:
                 reason=reason,
             )
         await self._endings.add(
-            (attempt, self._gone(session, token, attempt, reason, waited_s, vanished=vanished))
-            for token, attempt in attempts.items()
+            [
+                (attempt, self._gone(session, token, attempt, reason, waited_s, vanished=vanished))
+                for token, attempt in attempts.items()
+            ]
+            + [(attempt, self._unrecorded(session, token)) for token, attempt in parked]
         )
+
+    def _unrecorded(self, session: Session, token: str) -> Ending:
+        reason = f"worker {session.hello.worker_name} is gone with the result"
+        return Released(token=token, reason=reason, owner=self._dispatcher_id)
 
     async def forget(self, session: Session, tokens: Iterable[str], reason: str) -> None:
         """Settle attempts that the worker holds no more."""

@@ -71,6 +71,46 @@ async def test_commit_that_fails_once_is_made_once(dispatcher: Dispatcher, troub
     assert session.attempts == dispatcher.engine.sessions.ending == {}
 
 
+@pytest.mark.parametrize("trouble", ["unreachable", "answer lost"])
+@supervised
+async def test_result_that_its_worker_died_with_before_it_was_recorded_is_not_waited_for(
+    dispatcher: Dispatcher, trouble: Trouble
+):
+    """The store refused it; were its answer lost, it is recorded, and nothing is released."""
+    session, handout = await running(dispatcher)
+    dispatcher.store.troubles.append(trouble)
+    fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
+    assert await dispatcher.report(session, handout, fact) == "RETRY_LATER"
+
+    dispatcher.engine.leases.broke(session)
+    await pass_time(1.8)
+
+    record = await now(dispatcher, handout)
+    step = "translate" if trouble == "unreachable" else "verify"
+    assert (record.stage, record.step, record.losses) == (Stage.QUEUED, step, 0)
+    assert dispatcher.engine.sessions.ending == {}
+
+
+@supervised
+async def test_worker_that_comes_back_with_its_result_before_that_is_released_gives_it(
+    dispatcher: Dispatcher,
+):
+    session, handout = await running(dispatcher)
+    dispatcher.store.troubles.extend(["unreachable"] * 50)
+    fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
+    assert await dispatcher.report(session, handout, fact) == "RETRY_LATER"
+    dispatcher.engine.leases.broke(session)
+    await pass_time(1.8)
+    assert len(dispatcher.engine.sessions.ending) == 1
+    dispatcher.store.troubles.clear()
+
+    item = brought(handout, settled=True)
+    opened = await dispatcher.register(slots=1, inventory=(item,))
+
+    assert opened.verdicts == [(handout.attempt.assignment_id, "RESEND")]
+    assert await dispatcher.report(opened.session, handout, fact) == "ACCEPTED"
+
+
 @supervised
 async def test_attempt_that_vanishes_while_the_store_is_away_breaks_no_stream(
     dispatcher: Dispatcher,
