@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.core.census import Census
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
 from stepstream_dispatcher.core.record import Stage
@@ -90,7 +91,7 @@ class Healer:
     async def _learn(self):
         self.learned = self.learns
 
-    async def sweep(self):
+    async def sweep(self, **limits):
         assert await self.store.claim_sweep(ttl_s=10)
         sweep = Sweep(
             store=self.store,
@@ -99,6 +100,7 @@ class Healer:
             queues=QUEUES,
             share=0.5,
         )
+        sweep._census = Census(**limits)
         return await sweep.run()
 
 
@@ -505,6 +507,17 @@ async def test_a_sweep_knows_the_lanes_that_others_have_added(redis_store, redis
         report = await healer.reconciler.look()
 
     assert report.repaired["entries"] == 1
+
+
+async def test_a_sweep_over_too_many_ends_mends_and_does_not_count(every_kind, redis):
+    before = await every_kind.counts()
+    await destroy(redis, DESTROYED["delete the index"])
+
+    async with healer_of(every_kind) as healer:
+        report = await healer.sweep(ends_max=1)
+
+    assert (report.counted, report.repaired) == (False, {"index": len(KINDS)})
+    assert await every_kind.counts() == before
 
 
 async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):

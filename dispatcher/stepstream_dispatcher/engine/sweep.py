@@ -160,7 +160,7 @@ class Sweep:
         await self._keep_claim()
         marked = await self._store.tally(self._queues, marker=self._marker)
         await self._wait_for(self._marked)
-        if self._deaf:
+        if self._deaf or self._census.gave_up:
             return False
         truth = self._census.counts(ended=marked.sizes[ENDED])
         for place in _crowded(truth, marked):
@@ -300,6 +300,8 @@ class Sweep:
         self._holding = True
         await self._claim()
         async for page in self._members(ENDED):
+            if self._census.gave_up:
+                return
             for member in page.names:
                 state, _, task_id = member.partition(" ")
                 self._census.saw_end(state, task_id)
