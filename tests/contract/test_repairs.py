@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.census import Census
 from stepstream_dispatcher.core.pipeline import Catalog
-from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
+from stepstream_dispatcher.core.reconcile import INDEX, Mend, Sight, differences
 from stepstream_dispatcher.core.record import Stage
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.feeder import Feeder
@@ -325,6 +325,71 @@ async def test_nobody_is_taken_over_while_recovery_holds_back(redis_store, redis
         await healer.sweep()
 
     assert (await current(redis_store, "t1")).stage is Stage.LEASED
+
+
+class Teller(RedisStore):
+    """A store that keeps what owners are told, and can be told to fail."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.told = []
+        self.fails = False
+        self.most_read = 0
+
+    async def notify(self, dispatcher_id, payload):
+        if self.fails:
+            raise StoreUnavailable("it is down")
+        self.told.append((dispatcher_id, payload.decode().split()[-1]))
+
+    async def records(self, task_ids):
+        self.most_read = max(self.most_read, len(task_ids))
+        return await super().records(task_ids)
+
+
+@pytest.fixture
+async def teller(redis, stack):
+    return await opened(stack, Teller(redis.url, dispatcher_id="d1", prefix=redis.prefix))
+
+
+async def orphaned(healer, *task_ids):
+    """Have leases of d2 watched."""
+    for task_id in task_ids:
+        await healer.store.ensure_lanes(QUEUES)
+        record = await advance(healer.store, task_id, "create", "lease", "adopt")
+        healer.orphans.note([Sight(task_id=task_id, record=record)])
+
+
+async def test_an_owner_is_told_again_until_it_has_settled_its_lease(peer_of_redis, teller):
+    await peer_of_redis.beat()
+    async with healer_of(teller) as healer:
+        await orphaned(healer, "t1")
+        teller.fails = True
+        with pytest.raises(StoreUnavailable):
+            await healer.orphans.look()
+        teller.fails = False
+        await healer.orphans.look()
+        await healer.orphans.look()
+        once = list(teller.told)
+        healer.orphans._told = {token: at - 30 for token, at in healer.orphans._told.items()}
+        await healer.orphans.look()
+
+    assert once == [("d2", "t1")]
+    assert teller.told == [("d2", "t1")] * 2
+
+
+async def test_a_look_reads_a_page_of_leases_and_the_next_one_goes_on(
+    peer_of_redis, teller, monkeypatch
+):
+    monkeypatch.setattr("stepstream_dispatcher.engine.orphans.PAGE", 2)
+    await peer_of_redis.beat()
+    async with healer_of(teller) as healer:
+        await orphaned(healer, "t1", "t2", "t3")
+        teller.most_read = 0
+        await healer.orphans.look()
+        await healer.orphans.look()
+
+    assert teller.most_read == 2
+    assert sorted(teller.told) == [("d2", "t1"), ("d2", "t2"), ("d2", "t3")]
 
 
 async def test_a_task_that_has_moved_keeps_its_places(redis_store):
