@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from stepstream.errors import StoreUnavailable
+from stepstream_dispatcher.core.census import Census
 from stepstream_dispatcher.core.pipeline import Catalog
-from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
+from stepstream_dispatcher.core.reconcile import INDEX, Mend, Sight, differences
 from stepstream_dispatcher.core.record import Stage
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.feeder import Feeder
@@ -39,6 +40,8 @@ class Healer:
     def __init__(self, store, *, silence_limit_s=15.0):
         self.store = store
         self.away = False
+        self.learns = []  # lanes that others know
+        self.learned = []
         catalog = Catalog([msgspec.structs.replace(TRANSLATION, version="1")])
         self.sessions = Sessions()
         self.committer = Committer(
@@ -80,15 +83,15 @@ class Healer:
             store=store,
             committer=self.committer,
             orphans=self.orphans,
-            queues=lambda: QUEUES,
+            queues=lambda: QUEUES + self.learned,
             learn=self._learn,
             away=lambda: self.away,
         )
 
     async def _learn(self):
-        return None
+        self.learned = self.learns
 
-    async def sweep(self):
+    async def sweep(self, **limits):
         assert await self.store.claim_sweep(ttl_s=10)
         sweep = Sweep(
             store=self.store,
@@ -97,6 +100,7 @@ class Healer:
             queues=QUEUES,
             share=0.5,
         )
+        sweep._census = Census(**limits)
         return await sweep.run()
 
 
@@ -323,6 +327,71 @@ async def test_nobody_is_taken_over_while_recovery_holds_back(redis_store, redis
     assert (await current(redis_store, "t1")).stage is Stage.LEASED
 
 
+class Teller(RedisStore):
+    """A store that keeps what owners are told, and can be told to fail."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.told = []
+        self.fails = False
+        self.most_read = 0
+
+    async def notify(self, dispatcher_id, payload):
+        if self.fails:
+            raise StoreUnavailable("it is down")
+        self.told.append((dispatcher_id, payload.decode().split()[-1]))
+
+    async def records(self, task_ids):
+        self.most_read = max(self.most_read, len(task_ids))
+        return await super().records(task_ids)
+
+
+@pytest.fixture
+async def teller(redis, stack):
+    return await opened(stack, Teller(redis.url, dispatcher_id="d1", prefix=redis.prefix))
+
+
+async def orphaned(healer, *task_ids):
+    """Have leases of d2 watched."""
+    for task_id in task_ids:
+        await healer.store.ensure_lanes(QUEUES)
+        record = await advance(healer.store, task_id, "create", "lease", "adopt")
+        healer.orphans.note([Sight(task_id=task_id, record=record)])
+
+
+async def test_an_owner_is_told_again_until_it_has_settled_its_lease(peer_of_redis, teller):
+    await peer_of_redis.beat()
+    async with healer_of(teller) as healer:
+        await orphaned(healer, "t1")
+        teller.fails = True
+        with pytest.raises(StoreUnavailable):
+            await healer.orphans.look()
+        teller.fails = False
+        await healer.orphans.look()
+        await healer.orphans.look()
+        once = list(teller.told)
+        healer.orphans._told = {token: at - 30 for token, at in healer.orphans._told.items()}
+        await healer.orphans.look()
+
+    assert once == [("d2", "t1")]
+    assert teller.told == [("d2", "t1")] * 2
+
+
+async def test_a_look_reads_a_page_of_leases_and_the_next_one_goes_on(
+    peer_of_redis, teller, monkeypatch
+):
+    monkeypatch.setattr("stepstream_dispatcher.engine.orphans.PAGE", 2)
+    await peer_of_redis.beat()
+    async with healer_of(teller) as healer:
+        await orphaned(healer, "t1", "t2", "t3")
+        teller.most_read = 0
+        await healer.orphans.look()
+        await healer.orphans.look()
+
+    assert teller.most_read == 2
+    assert sorted(teller.told) == [("d2", "t1"), ("d2", "t2"), ("d2", "t3")]
+
+
 async def test_a_task_that_has_moved_keeps_its_places(redis_store):
     await advance(redis_store, "t1", "create")
     stale = Mend(task_id="t1", version=1, place=INDEX, score=None)
@@ -434,13 +503,13 @@ async def test_an_operator_is_told_when_a_look_fails_before_the_sweep(redis, sta
     async with running_proxy(redis.url) as proxy:
         store = await opened(stack, RedisStore(proxy.url, dispatcher_id="d1", prefix=redis.prefix))
         async with healer_of(store) as healer:
-            healer.reconciler._wake.set()
             proxy.refuse()
-            looking, asking = healer.reconciler.run(), healer.reconciler.repair()
-            told, failed = await asyncio.gather(asking, looking, return_exceptions=True)
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(failure_of_repair(healer))
+                with pytest.raises(StoreUnavailable):
+                    await healer.reconciler.run()
 
-    assert isinstance(told, StoreUnavailable)
-    assert isinstance(failed, StoreUnavailable)
+    assert asking.result() in {"StoreUnavailable", "StoreUnreachable"}
 
 
 class Misses(RedisStore):
@@ -478,6 +547,42 @@ async def test_counts_that_go_wrong_again_and_again_are_not_swept_for_at_once(ev
     assert first.counted
     assert second is None
     assert other.repaired["states"] > 0
+
+
+@pytest.mark.parametrize("kinds", [("create",), ("create", "lease")])
+async def test_a_task_of_a_lane_that_only_others_know_is_left_alone(redis_store, redis, kinds):
+    before = await advance(redis_store, "t1", *kinds)
+    await redis.client.hset(redis.keys.record("t1"), "queue", "others")
+
+    async with healer_of(redis_store) as healer:
+        report = await healer.sweep()
+
+    assert set(report.repaired) <= {"strays"}
+    assert (await current(redis_store, "t1")).version == before.version
+    assert healer.orphans._watched == {}
+
+
+async def test_a_sweep_knows_the_lanes_that_others_have_added(redis_store, redis):
+    """Since the look before, too."""
+    await advance(redis_store, "t1", "create")
+    await redis.client.hset(redis.keys.record("t1"), "queue", "others")
+
+    async with healer_of(redis_store) as healer:
+        healer.learns = ["others"]
+        report = await healer.reconciler.look()
+
+    assert report.repaired["entries"] == 1
+
+
+async def test_a_sweep_over_too_many_ends_mends_and_does_not_count(every_kind, redis):
+    before = await every_kind.counts()
+    await destroy(redis, DESTROYED["delete the index"])
+
+    async with healer_of(every_kind) as healer:
+        report = await healer.sweep(ends_max=1)
+
+    assert (report.counted, report.repaired) == (False, {"index": len(KINDS)})
+    assert await every_kind.counts() == before
 
 
 async def test_one_sweeps_at_a_time(redis_store, peer_of_redis):

@@ -81,6 +81,7 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     has_entry: bool = False  # whether the record's entry is in its lane
     holder: str = ""  # who has that entry pending
     passed: bool = False  # whether the lane has delivered all up to that entry
+    known: bool = True  # whether its queue is among the lanes that were looked at
     readable: bool = True  # False: there is something that is no record; nothing else is known
 
     @classmethod
@@ -138,7 +139,7 @@ def differences(tally: Tally) -> dict[str, int]:
 def need_of(sight: Sight) -> Need:
     """Say whether anybody will come upon the task."""
     record = sight.record
-    if record is None:
+    if record is None or not sight.known:
         return Need.NOTHING
     if record.stage is Stage.QUEUED:
         met = sight.has_entry and (sight.holder or not sight.passed)

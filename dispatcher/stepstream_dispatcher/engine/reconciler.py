@@ -213,15 +213,16 @@ class Reconciler:
         self._unreadable = frozenset(report.unreadable)
 
     async def _swept(self, share: float) -> Report:
-        sweep = Sweep(
-            store=self._store,
-            committer=self._committer,
-            orphans=self._orphans,
-            queues=self._lanes(),
-            share=share,
-        )
         report: Report | None = None
         try:
+            await self._learn()
+            sweep = Sweep(
+                store=self._store,
+                committer=self._committer,
+                orphans=self._orphans,
+                queues=self._lanes(),
+                share=share,
+            )
             report = await sweep.run()
         finally:
             done = report is not None and report.counted

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from stepstream.errors import InternalError, StoreUnavailable
+from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.census import Census
 from stepstream_dispatcher.core.facts import Requeued
 from stepstream_dispatcher.core.reconcile import (
@@ -41,10 +41,11 @@ from stepstream_dispatcher.core.reconcile import (
     need_of,
     stray_of,
 )
-from stepstream_dispatcher.core.record import Stage, TaskRecord
+from stepstream_dispatcher.core.record import Stage
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.messages import CENSUS_WORD
 from stepstream_dispatcher.engine.orphans import Orphans
+from stepstream_dispatcher.engine.readable import readable_records
 from stepstream_dispatcher.store.port import Page, RepairableStore
 
 __all__ = ["CLAIM_S", "Report", "Sweep"]
@@ -160,7 +161,7 @@ class Sweep:
         await self._keep_claim()
         marked = await self._store.tally(self._queues, marker=self._marker)
         await self._wait_for(self._marked)
-        if self._deaf:
+        if self._deaf or self._census.gave_up:
             return False
         truth = self._census.counts(ended=marked.sizes[ENDED])
         for place in _crowded(truth, marked):
@@ -300,6 +301,8 @@ class Sweep:
         self._holding = True
         await self._claim()
         async for page in self._members(ENDED):
+            if self._census.gave_up:
+                return
             for member in page.names:
                 state, _, task_id = member.partition(" ")
                 self._census.saw_end(state, task_id)
@@ -361,18 +364,6 @@ class Sweep:
         if self._holding:
             await self._store.hold_trims(ttl_s=CLAIM_S)
         self._claimed_at = now
-
-
-async def readable_records(
-    store: RepairableStore, task_ids: Sequence[str]
-) -> list[TaskRecord | None]:
-    """Read records; None also for one that cannot be read, so that the others can."""
-    try:
-        return await store.records(task_ids)
-    except InternalError:
-        if len(task_ids) == 1:
-            return [None]
-    return [one for task_id in task_ids for one in await readable_records(store, [task_id])]
 
 
 def _crowded(truth: Mapping[str, int], tally: Tally) -> list[str]:

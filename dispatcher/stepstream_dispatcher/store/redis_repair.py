@@ -213,6 +213,7 @@ def _read(task_id: str, row: Sequence[Any], delivered: Mapping[str, str]) -> Sig
         expires_ms=expires_ms,
         has_entry=bool(there),
         holder=holder.decode(),
+        known=record is None or record.queue in delivered,
         passed=record is not None and is_passed(record.entry, delivered.get(record.queue, "")),
     )
 

@@ -79,6 +79,21 @@ def test_a_task_that_begins_anew_after_it_expired_is_live():
     assert census.counts(ended=1)["pending"] == 1
 
 
+def test_more_ends_than_may_be_remembered_are_not_counted():
+    census = Census(ends_max=3)
+    for number in range(3):
+        census.heard(
+            f"ended-{number}", Event(sequence=9, at_ms=0, type=EventType.DONE, state="done")
+        )
+    kept = census.gave_up
+    census.saw_end("failed", "t1")
+    census.saw("t2", record(1))
+    census.heard("t3", event(5))
+
+    assert (kept, census.gave_up) == (False, True)
+    assert not any(census.counts(ended=0).values())
+
+
 def test_most_ends_are_counted_by_what_the_others_leave():
     census = Census()
     census.saw_end("done", "t1")
