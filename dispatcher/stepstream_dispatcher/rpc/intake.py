@@ -108,13 +108,20 @@ class CallIntake(grpc.aio.ServerInterceptor):
         is_short = name not in METHODS_WITH_PAYLOAD
 
         async def call(_requests: Any, context: Any) -> Any:
-            with self._counted():
+            if self._calls >= self.limits.calls:
+                raise RateLimited(f"{self._calls} calls are in hand", retry_after_s=RETRY_S)
+            self._calls += 1
+            size = 0
+            try:
                 request = await lane.read(context)
                 size = request.ByteSize()
+                lane.hold(size)
                 if is_short:
                     _check_short(size)
-                with lane.holding(size):
-                    return await behavior(request, context)
+                return await behavior(request, context)
+            finally:
+                lane.hold(-size)
+                self._calls -= 1
 
         return call
 
@@ -126,16 +133,6 @@ class CallIntake(grpc.aio.ServerInterceptor):
                 return await behavior(request, context)
 
         return call
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._calls >= self.limits.calls:
-            raise RateLimited(f"{self._calls} calls are in hand", retry_after_s=RETRY_S)
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
 
     @contextmanager
     def _opened(self, host: str) -> Iterator[None]:
@@ -190,16 +187,8 @@ class _Lane:
         read: Message = request
         return read
 
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Count the bytes of a request for as long as the block lasts."""
-        self._hold(size)
-        try:
-            yield
-        finally:
-            self._hold(-size)
-
-    def _hold(self, size: int) -> None:
+    def hold(self, size: int) -> None:
+        """Count the bytes of a request that was read; negative when it is let go."""
         self._bytes += size
         if self._bytes < self._bytes_max:
             self._room.set()
@@ -246,7 +235,7 @@ class _Lane:
             self._leave_place(reader.host)
         elif reader.is_slow:
             reader.host.slow -= 1
-            self._hold(-self._slow_bytes)
+            self.hold(-self._slow_bytes)
 
     def _look_for_slow(self) -> None:
         """One timer for all readers, since hardly any reads for as long as it runs."""
@@ -272,7 +261,7 @@ class _Lane:
             return
         reader.is_slow = True
         host.slow += 1
-        self._hold(self._slow_bytes)
+        self.hold(self._slow_bytes)
         reader.why_late = f"the request did not arrive within {self._limits.read_s:g} s"
         reader.limit.reschedule(reader.began_mono + self._limits.read_s)
 
