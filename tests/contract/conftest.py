@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.support.stores import LocalBackend, RedisBackend, opened
+from tests.support.tasks_at import carry_out, prepared
+from tests.support.transitions import KINDS
 
 
 @pytest.fixture(params=["redis", "memory", "file"])
@@ -55,3 +57,20 @@ async def redis_store(redis, stack):
     made = await opened(stack, redis.make("d1"))
     await made.ensure_lanes(["default", "checks"])
     return made
+
+
+@pytest.fixture
+async def every_kind(redis_store):
+    """A task after each kind of transition."""
+    for kind in KINDS:
+        await prepared(redis_store, kind, f"t-{kind}")
+        await carry_out(redis_store, kind, f"t-{kind}")
+    return redis_store
+
+
+@pytest.fixture
+async def peer_of_redis(redis, stack):
+    store = redis.make("d2")
+    await store.open()
+    stack.push_async_callback(store.close)
+    return store

@@ -79,8 +79,11 @@ class Census:
         known = len(self._over) + len(self._redriven) + sum(map(len, self._ends.values()))
         if known > self._ends_max:
             self.gave_up = True
-            for table in (self._live, self._over, self._redriven, *self._ends.values()):
-                table.clear()
+            self._live.clear()
+            self._over.clear()
+            self._redriven.clear()
+            for digests in self._ends.values():
+                digests.clear()
 
     def counts(self, *, ended: int) -> dict[str, int]:
         """How many tasks were in each state at the marker, and `live`.

@@ -91,9 +91,11 @@ class Reconciler:
                 continue
             try:
                 await self.look()
-            except BaseException as error:
-                lost = isinstance(error, StoreUnavailable)
-                self._refuse(error if lost else StoreUnavailable("the repair was interrupted"))
+            except StoreUnavailable as error:
+                self._refuse(error)
+                raise
+            except BaseException:
+                self._refuse(StoreUnavailable("the repair was interrupted"))
                 raise
 
     async def repair(self) -> Report:

@@ -5,16 +5,17 @@
 -- ARGV   1 consumer group, 2 how many lanes, 3 how many sets, 4 "quick" (leave out whether entries are
 --        there, which is half of the cost), "whole", or "thorough" (look for every end of a task); then
 --        names of queues, of states, and ids of tasks, as their keys are ordered.
--- Reply  microseconds of processor time; the last entry that each lane has delivered (empty: it has no
---        group); then for each task: its record's fields in the order of FIELDS (the first is false
+-- Reply  microseconds of processor time (-1: unknown); the last entry that each lane has delivered
+--        (empty: it has no group); then for each task: its record's fields in the order of FIELDS (the first is false
 --        where there is no record), its score in index, delayed set and set of its state (or false),
 --        the names of states that it has ended in, when its record expires (Unix ms; < 0: never),
 --        whether its entry is there (1 or 0), and who has that pending (empty: nobody); or 0, where its
 --        key holds no record that can be looked at.
 -- Cost   4 to 8 commands for each task, at most 500 tasks a call.
 
-local call, clock = redis.call, os.clock
-local began = clock()
+local call = redis.call
+local timed, clock = pcall(function() return os.clock end) -- Redis 7.0 has no `os`
+local began = timed and clock()
 local group, lanes, sets = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local quick, thorough = ARGV[4] == 'quick', ARGV[4] == 'thorough'
 local FIELDS = { 'version', 'state', 'stage', 'pipeline', 'step', 'queue', 'entry', 'lease', 'owner',
@@ -61,4 +62,4 @@ for i = 1, #KEYS - 3 - lanes - sets do
   local fine, row = pcall(look, KEYS[3 + lanes + sets + i], ARGV[4 + lanes + sets + i])
   rows[i] = fine and row or 0
 end
-return { math.floor((clock() - began) * 1000000), delivered, rows }
+return { timed and math.floor((clock() - began) * 1000000) or -1, delivered, rows }
