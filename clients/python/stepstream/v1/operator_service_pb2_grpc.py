@@ -155,7 +155,7 @@ class OperatorServiceServicer(object):
 
     def Repair(self, request, context):
         """Compares every record in Redis with the lanes, sets and counts beside it, mends what differs, and
-        answers when it is done: in seconds, or about a minute at 100,000 live tasks. Dispatchers do so by
+        answers when it is done: in seconds, or minutes where there are many tasks. Dispatchers do so by
         themselves when their counts show damage; this is for whoever does not want to wait for that. While
         another dispatcher does it, this one begins after it. Finds nothing to repair in synchronous mode,
         where nobody else reaches what is stored.

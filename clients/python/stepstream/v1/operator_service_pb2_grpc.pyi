@@ -65,7 +65,7 @@ class OperatorServiceStub:
     """Lists the pipelines that new tasks begin with at this dispatcher."""
     Repair: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.RepairRequest, _operator_service_pb2.RepairResponse]
     """Compares every record in Redis with the lanes, sets and counts beside it, mends what differs, and
-    answers when it is done: in seconds, or about a minute at 100,000 live tasks. Dispatchers do so by
+    answers when it is done: in seconds, or minutes where there are many tasks. Dispatchers do so by
     themselves when their counts show damage; this is for whoever does not want to wait for that. While
     another dispatcher does it, this one begins after it. Finds nothing to repair in synchronous mode,
     where nobody else reaches what is stored.
@@ -108,7 +108,7 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Lists the pipelines that new tasks begin with at this dispatcher."""
     Repair: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.RepairRequest, _operator_service_pb2.RepairResponse]  # type: ignore[assignment]
     """Compares every record in Redis with the lanes, sets and counts beside it, mends what differs, and
-    answers when it is done: in seconds, or about a minute at 100,000 live tasks. Dispatchers do so by
+    answers when it is done: in seconds, or minutes where there are many tasks. Dispatchers do so by
     themselves when their counts show damage; this is for whoever does not want to wait for that. While
     another dispatcher does it, this one begins after it. Finds nothing to repair in synchronous mode,
     where nobody else reaches what is stored.
@@ -202,7 +202,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.RepairResponse, _abc.Awaitable[_operator_service_pb2.RepairResponse]]:
         """Compares every record in Redis with the lanes, sets and counts beside it, mends what differs, and
-        answers when it is done: in seconds, or about a minute at 100,000 live tasks. Dispatchers do so by
+        answers when it is done: in seconds, or minutes where there are many tasks. Dispatchers do so by
         themselves when their counts show damage; this is for whoever does not want to wait for that. While
         another dispatcher does it, this one begins after it. Finds nothing to repair in synchronous mode,
         where nobody else reaches what is stored.
