@@ -44,7 +44,7 @@ async def test_a_dispatcher_leaves_in_time_while_redis_is_away(tmp_path: Path):
         assert cluster.redis_process is not None
         await cluster.redis_process.kill()
         child = cluster.dispatchers["d-0"].child
-        await child.line("store_unavailable")
+        await child.line("redis is down")
 
         exit_code = await asyncio.wait_for(cluster.terminate(child), EXIT_S)
 
