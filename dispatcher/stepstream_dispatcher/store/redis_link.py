@@ -132,6 +132,8 @@ class Link:
             StoreUnavailable: Redis does not answer, or says that it cannot.
             redis.exceptions.ResponseError: A command is at fault.
         """
+        if not commands:  # an empty write would keep a connection from closing on Python 3.12
+            return []
         maybe_done = False
         clock = asyncio.get_running_loop().time
         deadline = clock() + TRIES_WITHIN_S

@@ -75,6 +75,13 @@ async def linked(*answers):
             await asyncio.wait(scripted.connections, timeout=5)
 
 
+async def test_nothing_is_asked_with_nothing():
+    async with linked() as (link, server):
+        assert await link.ask() == []
+        assert server.connections == set()
+        await link.ask(("GET", "x"))
+
+
 async def test_a_reply_is_given_raw():
     async with linked(b"$3\r\n\x00\xff1\r\n") as (link, _):
         assert await link.ask(("GET", "x")) == [b"\x00\xff1"]
