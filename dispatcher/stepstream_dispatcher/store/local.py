@@ -59,9 +59,10 @@ class LocalStore:
         self._waiter: asyncio.Event | None = None
 
     async def open(self) -> None:
-        """See Store.open."""
-        await self._database.open()
-        self._opened = True
+        """See Store.open. Counts once, however often it is opened."""
+        if not self._opened:
+            await self._database.open()
+            self._opened = True
 
     async def close(self) -> None:
         """See Store.close."""

@@ -25,6 +25,10 @@ from stepstream.v1.dispatcher_service_pb2_grpc import (
 
 
 @dataclass(frozen=True, kw_only=True)
+# As of a real dispatcher: a client that pings is not sent away, however slow the machine.
+SERVER_OPTIONS = (("grpc.http2.min_ping_interval_without_data_ms", 5_000),)
+
+
 class BareStatus:
     """A status without details, as gRPC itself makes them."""
 
@@ -184,7 +188,7 @@ def _refuse(context: grpc.ServicerContext, refusal: Refusal) -> None:
 @contextmanager
 def serving(stub: StubDispatcher) -> Iterator[str]:
     """Serves the stub from threads; yields its address."""
-    server = grpc.server(ThreadPoolExecutor(4))
+    server = grpc.server(ThreadPoolExecutor(4), options=SERVER_OPTIONS)
     add_DispatcherServiceServicer_to_server(stub, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -16,7 +16,7 @@ from stepstream.v1.operator_service_pb2_grpc import (
     OperatorServiceServicer,
     add_OperatorServiceServicer_to_server,
 )
-from tests.unit.client.dispatcher_stub import HOLD, StubDispatcher, _refuse
+from tests.unit.client.dispatcher_stub import HOLD, SERVER_OPTIONS, StubDispatcher, _refuse
 
 __all__ = ["StubOperator", "make_worker", "serving_both"]
 
@@ -124,7 +124,7 @@ class StubOperator(StubDispatcher, OperatorServiceServicer):
 @contextmanager
 def serving_both(stub: StubOperator) -> Iterator[str]:
     """Serves both services from threads; yields the address."""
-    server = grpc.server(ThreadPoolExecutor(4))
+    server = grpc.server(ThreadPoolExecutor(4), options=SERVER_OPTIONS)
     add_DispatcherServiceServicer_to_server(stub, server)
     add_OperatorServiceServicer_to_server(stub, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -15,6 +15,7 @@ from stepstream.types import Submitted, Task, TaskEvent
 from stepstream.v1.dispatcher_service_pb2_grpc import add_DispatcherServiceServicer_to_server
 from tests.unit.client.dispatcher_stub import (
     HOLD,
+    SERVER_OPTIONS,
     BareStatus,
     StubDispatcher,
     frame,
@@ -35,7 +36,7 @@ def stub() -> StubDispatcher:
 @pytest.fixture
 async def address(stub: StubDispatcher) -> AsyncIterator[str]:
     threads = ThreadPoolExecutor(4)
-    server = grpc.aio.server(migration_thread_pool=threads)
+    server = grpc.aio.server(migration_thread_pool=threads, options=SERVER_OPTIONS)
     add_DispatcherServiceServicer_to_server(stub, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -325,7 +326,7 @@ async def test_a_submit_that_broke_says_how_to_join_it(address, stub):
 
 async def test_an_ipv6_address_is_called(stub):
     threads = ThreadPoolExecutor(1)
-    server = grpc.aio.server(migration_thread_pool=threads)
+    server = grpc.aio.server(migration_thread_pool=threads, options=SERVER_OPTIONS)
     add_DispatcherServiceServicer_to_server(stub, server)
     try:
         port = server.add_insecure_port("[::1]:0")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -278,7 +279,7 @@ async def test_stranded_task_is_known_after_a_restart():
     async with watched("bring_home") as watch:
         watch.dispatcher.divert()
         await created(watch.switch, "t1")
-        again = SwitchStore(watch.switch.remote, watch.dispatcher.journal, running_max=3)
+        again = SwitchStore(cast("Any", watch.remote), watch.dispatcher.journal, running_max=3)
         await again.open()
         await pass_time(STRANDED_S + 1)
 
