@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
@@ -72,14 +73,16 @@ class Recovery:
         self._orphan_since: dict[str, float] = {}  # lease token -> monotonic, when first seen
         self._heard_at: dict[str, float] = {}  # dispatcher -> monotonic, of its last known beat
         self._quiet_until = 0.0
+        self._beaten_at = math.inf  # monotonic: this dispatcher's latest beat
 
     async def run(self) -> None:
         """Beat and sweep until cancelled."""
         self._orphan_since.clear()
         self.hold_back()
+        self._beaten_at = asyncio.get_running_loop().time()
         await self._find_adopted()
         async with asyncio.TaskGroup() as group:
-            group.create_task(_again(self._store.beat, self._beat_every_s))
+            group.create_task(_again(self._beat, self._beat_every_s))
             group.create_task(_again(self.sweep_own, EVERY_S))
             group.create_task(_again(self._sweep_dead, BEAT_EVERY_S / 2))
 
@@ -87,6 +90,21 @@ class Recovery:
         """Take over nobody for one silence limit: nobody could beat while the store was away."""
         self._quiet_until = asyncio.get_running_loop().time() + self._silence_limit_s
         self._heard_at.clear()
+
+    async def _beat(self) -> None:
+        await self._store.beat()
+        if self._is_unheard():
+            self.hold_back()
+        self._beaten_at = asyncio.get_running_loop().time()
+
+    def _is_unheard(self) -> bool:
+        """Whether this dispatcher could not beat for long; then others could not either."""
+        silent_s = asyncio.get_running_loop().time() - self._beaten_at
+        return silent_s >= self._silence_limit_s / 2
+
+    def _is_quiet(self) -> bool:
+        """Whether nobody may be taken over now."""
+        return asyncio.get_running_loop().time() < self._quiet_until or self._is_unheard()
 
     async def sweep_own(self) -> None:
         """Settle what this dispatcher took, or adopted, and neither holds nor is about to lease."""
@@ -174,7 +192,7 @@ class Recovery:
         """
         owners = {record.owner for record in records if record is not None and record.owner}
         owners.discard(self._dispatcher_id)
-        if not owners or asyncio.get_running_loop().time() < self._quiet_until:
+        if not owners or self._is_quiet():
             return set()
         silent_ms = await self._silences()
         if self._dispatcher_id not in silent_ms:
@@ -209,7 +227,7 @@ class Recovery:
     # --- others ----------------------------------------------------------------------------------
 
     async def _sweep_dead(self) -> None:
-        if asyncio.get_running_loop().time() >= self._quiet_until:
+        if not self._is_quiet():
             await self.sweep_dead()
 
     async def sweep_dead(self) -> None:
@@ -256,7 +274,7 @@ class Recovery:
 
 
 async def _again(look: Callable[[], Awaitable[None]], every_s: float) -> None:
-    """Do it for ever. A store that is busy, not away, is met by the next time: others can beat."""
+    """Do it for ever. What a busy store refuses is done the next time."""
     while True:
         with contextlib.suppress(StoreBusy):
             await look()

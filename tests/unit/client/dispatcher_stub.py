@@ -23,12 +23,11 @@ from stepstream.v1.dispatcher_service_pb2_grpc import (
     add_DispatcherServiceServicer_to_server,
 )
 
-
-@dataclass(frozen=True, kw_only=True)
 # As of a real dispatcher: a client that pings is not sent away, however slow the machine.
 SERVER_OPTIONS = (("grpc.http2.min_ping_interval_without_data_ms", 5_000),)
 
 
+@dataclass(frozen=True, kw_only=True)
 class BareStatus:
     """A status without details, as gRPC itself makes them."""
 

@@ -230,8 +230,8 @@ async def test_nobody_is_taken_over_for_a_silence_limit_after_an_outage(dispatch
 
 
 @with_dispatcher(*PARTS, supervised=True)
-async def test_a_store_that_was_merely_busy_delays_no_takeover(dispatcher: Dispatcher):
-    """Everybody could beat all the time, so whoever did not is dead."""
+async def test_a_store_that_takes_no_call_for_long_is_an_outage(dispatcher: Dispatcher):
+    """A Redis that stands still has all connections taken, and nobody can beat."""
     recovery = recovery_of(dispatcher)
     statement = "REPLACE INTO dispatchers (dispatcher_id, beat_ms) VALUES ('silent', 0)"
     await dispatcher.store._database.run(lambda c: c.execute(statement))
@@ -239,9 +239,28 @@ async def test_a_store_that_was_merely_busy_delays_no_takeover(dispatcher: Dispa
 
     await pass_time(5)
     dispatcher.store.busy = True
-    await pass_time(5)
+    await pass_time(11)
     dispatcher.store.busy = False
-    await pass_time(7)
+    await pass_time(14)
+    assert "silent" in await dispatcher.store.dispatchers()
+
+    await pass_time(4)
+    assert "silent" not in await dispatcher.store.dispatchers()
+
+
+@with_dispatcher(*PARTS, supervised=True)
+async def test_a_store_that_was_merely_busy_delays_no_takeover(dispatcher: Dispatcher):
+    """Everybody could beat soon enough, so whoever did not is dead."""
+    recovery = recovery_of(dispatcher)
+    statement = "REPLACE INTO dispatchers (dispatcher_id, beat_ms) VALUES ('silent', 0)"
+    await dispatcher.store._database.run(lambda c: c.execute(statement))
+    dispatcher.run(recovery.run)
+
+    await pass_time(5)
+    dispatcher.store.busy = True
+    await pass_time(4)
+    dispatcher.store.busy = False
+    await pass_time(8)
 
     assert "silent" not in await dispatcher.store.dispatchers()
 
