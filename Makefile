@@ -14,7 +14,7 @@ ARGS   ?=
 BIN     := $(VENV)/bin
 # The quick suites share the cores; those with processes and deadlines of their own have them alone.
 PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
-            $(BIN)/pytest -rs -n 3 $(QUICK) tests/unit tests/meta tests/contract && \
+            $(BIN)/pytest -rs -n 4 $(QUICK) tests/unit tests/meta tests/contract && \
             $(BIN)/pytest -rs $(QUICK) tests/integration tests/interop)
 # `make test` leaves out what takes a minute of real time: outages, kills. The other targets run it.
 QUICK   = -m "not slow"

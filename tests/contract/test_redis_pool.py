@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.engine.fallback import Fallback
 from stepstream_dispatcher.engine.switch import SwitchStore
@@ -33,6 +35,7 @@ async def outcome(switch: SwitchStore, task_id: str) -> str:
         return "accepted"
 
 
+@pytest.mark.slow
 async def test_an_exhausted_pool_opens_no_fallback(redis: RedisBackend):
     """Commits are held back, so that those behind them get no connection in time."""
     async with running_proxy(redis.url) as proxy:

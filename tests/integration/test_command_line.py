@@ -33,6 +33,7 @@ def _run(directory: Path, *words: str, text: str = "") -> "subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_the_command_that_the_demo_prints_decides_the_task(tmp_path):
     """Twice on one directory: the second run finds the data of the first."""
     for _ in range(2):

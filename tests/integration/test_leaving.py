@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.cluster import Cluster, running_cluster
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 
 async def types(cluster: Cluster, task_id: str) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.cluster import Cluster, running_cluster
 
-pytestmark = [pytest.mark.parallel]
+pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 RUNNING = 3
 LONG = {"plan": [{"sleep": 3.0}]}

@@ -15,7 +15,7 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.load import Load, running_load, tell
 from tests.support.pace import before_the_next_look
 
-pytestmark = [pytest.mark.parallel, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.parallel, pytest.mark.timeout(120)]
 
 PLAN = {"plan": [{"sleep": 0.05}], "padding": "x" * 20_000}
 

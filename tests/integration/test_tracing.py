@@ -212,6 +212,7 @@ async def test_the_task_lasts_from_its_acceptance_to_its_end(reviewed: Story):
     assert task.start_ns == reviewed.all("queue default")[0].start_ns
 
 
+@pytest.mark.slow
 async def test_the_attempt_of_a_lost_worker_is_shown_and_the_next_one_linked_to_it(
     receiver: OtlpReceiver, tmp_path: Path
 ):
@@ -321,6 +322,7 @@ async def test_without_an_endpoint_a_callers_context_travels_and_nothing_is_impo
         assert json.loads(stored[1] or "") == {"traceparent": CALLER, "tracestate": "shop=1"}
 
 
+@pytest.mark.slow
 async def test_a_collector_that_is_away_neither_holds_up_work_nor_fills_the_log(tmp_path: Path):
     away = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
