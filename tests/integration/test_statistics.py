@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from stepstream.types import SubmitItem, Submitted
 from tests.support.cluster import running_cluster
+from tests.support.pace import before_the_next_look
 
 pytestmark = [pytest.mark.parallel]
 
@@ -21,7 +23,9 @@ async def test_http_and_grpc_count_alike(tmp_path: Path):
         answers = await client.submit_batch(items)
         await cluster.finished([one.task_id for one in answers if isinstance(one, Submitted)])
 
-        stats = await client.stats()
+        async with asyncio.timeout(5):  # what workers hold is written every quarter of a second
+            while (stats := await client.stats()).totals.current_tasks:
+                await before_the_next_look()
         dispatcher = cluster.dispatchers["d-0"]
         async with httpx.AsyncClient(base_url=f"http://{dispatcher.http_address}") as http:
             shown = (await http.get("/api/stats")).json()
