@@ -2,6 +2,7 @@
 
 import os
 import select
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["children_of", "ended_within"]
@@ -17,5 +18,8 @@ def ended_within(process_fd: int, timeout_s: float) -> bool:
 
 def children_of(pid: int) -> set[int]:
     """Ids of a process's children, zombies included, as the kernel lists them (Linux)."""
-    listed = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return {int(child) for one in listed for child in one}
+    found: set[int] = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            found.update(map(int, path.read_text().split()))
+    return found
