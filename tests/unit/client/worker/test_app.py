@@ -45,8 +45,7 @@ async def test_runs_a_batch_and_reports_the_results_together(
         assert {one.assignment_id for one in settlements} == {f"task-{n}/echo/1" for n in range(50)}
         assert settlements[7].completed.output.json["n"] == 7
         assert settlements[7].lease_token == "lease-7"
-        # How many ride together depends on the machine; one frame for each would be 50.
-        assert sum(frame.HasField("report") for frame in session.frames) <= 30
+        assert sum(frame.HasField("report") for frame in session.frames) <= 10
 
 
 async def test_a_plain_function_runs_in_a_thread(fake: FakeDispatcher, serving: Serving) -> None:
