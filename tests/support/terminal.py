@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -48,6 +49,8 @@ class Terminal:
         )
         os.close(slave)
         self.shown = ""  # with what steers a terminal
+        # A read may end within a character.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     @property
     def text(self) -> str:
@@ -93,5 +96,5 @@ class Terminal:
             chunk = os.read(self._master, 65536)
         except OSError:  # Linux says so when the other side has closed
             return False
-        self.shown += chunk.decode(errors="replace")
+        self.shown += self._decoder.decode(chunk)
         return bool(chunk)
