@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.reconcile import Sight
+from stepstream_dispatcher.engine import reconciler
 from stepstream_dispatcher.store.port import Signal
 from stepstream_dispatcher.store.redis import RedisStore
 from tests.support.healer import DESTROYED, LIMIT_S, QUEUES, destroy, healer_of
@@ -283,3 +284,26 @@ async def test_a_sweep_over_too_many_ends_mends_and_does_not_count(every_kind, r
 
     assert (report.counted, report.repaired) == (False, {"index": len(KINDS)})
     assert await every_kind.counts() == before
+
+
+async def test_in_the_background_a_busy_system_is_mended_and_not_counted(
+    redis_store, redis, monkeypatch
+):
+    """To hear every event would cost the dispatcher more than the tasks themselves."""
+    monkeypatch.setattr(reconciler, "BACKGROUND_EVENTS_MAX", 0)
+    async with healer_of(redis_store) as healer, asyncio.TaskGroup() as group:
+        await healer.reconciler.look()
+        await redis.client.delete(redis.keys.swept)
+        looking = group.create_task(healer.reconciler.look())
+        tasks = 0
+        while not looking.done():
+            tasks += 1
+            await advance(redis_store, f"t{tasks}", "create")
+        again = await healer.reconciler.look()
+
+    report = looking.result()
+    assert report is not None
+    assert not report.counted
+    assert again is None
+    assert not await redis_store.sweep_is_due()
+    assert (await redis_store.counts())["pending"] == tasks

@@ -9,6 +9,7 @@ digests of ids, and not more of them than memory is meant for: beyond that nothi
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Final
 
@@ -24,11 +25,13 @@ class Census:
 
     Args:
         ends_max: Ends to remember at most.
+        events_max: Events to hear at most.
     """
 
-    def __init__(self, *, ends_max: int = ENDS_MAX) -> None:
+    def __init__(self, *, ends_max: int = ENDS_MAX, events_max: float = math.inf) -> None:
         self._ends_max = ends_max
-        self.gave_up = False  # there were too many ends: nothing is counted
+        self._events_left = events_max
+        self.gave_up = False  # there were too many ends or events: nothing is counted
         self._live: dict[int, tuple[int, str]] = {}  # digest of an id -> version and state
         self._over: dict[int, int] = {}  # likewise, tasks that ended meanwhile -> version then
         self._ends: dict[str, set[int]] = {"failed": set(), "cancelled": set()}  # digests of ids
@@ -54,6 +57,9 @@ class Census:
 
     def heard(self, task_id: str, event: Event) -> None:
         """Take in an event. Those of one task come in order; an old one changes nothing."""
+        self._events_left -= 1
+        if self._events_left < 0:
+            self._give_up()
         if event.type is EventType.PROGRESS or self.gave_up:
             return
         digest = hash(task_id)
@@ -78,12 +84,15 @@ class Census:
         """Give up, and let go of everything, once more ends are remembered than may be."""
         known = len(self._over) + len(self._redriven) + sum(map(len, self._ends.values()))
         if known > self._ends_max:
-            self.gave_up = True
-            self._live.clear()
-            self._over.clear()
-            self._redriven.clear()
-            for digests in self._ends.values():
-                digests.clear()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self.gave_up = True
+        self._live.clear()
+        self._over.clear()
+        self._redriven.clear()
+        for digests in self._ends.values():
+            digests.clear()
 
     def counts(self, *, ended: int) -> dict[str, int]:
         """How many tasks were in each state at the marker, and `live`.

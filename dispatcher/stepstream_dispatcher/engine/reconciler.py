@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
@@ -34,6 +35,7 @@ VAIN_MAX_S: Final = 600.0  # likewise, when it has been so again and again
 BACKGROUND_EVERY_S: Final = 300.0  # after the end of the latest sweep, whoever's it was
 SHARE: Final = 0.05  # of Redis's time, for a sweep that somebody waits for
 BACKGROUND_SHARE: Final = 0.02
+BACKGROUND_EVENTS_MAX: Final = 10_000  # that it hears; 25 us each, so 0.25 s of the loop
 
 # Why a sweep is made, as the log says it.
 ASKED: Final = "an operator asked"
@@ -184,12 +186,14 @@ class Reconciler:
             return None
         asked = list(self._asked)
         lanes_made = self._store.lanes_made
-        report = await self._swept(BACKGROUND_SHARE if reason == DUE else SHARE)
-        self._lanes_made, self._uncounted = lanes_made, not report.counted
+        report = await self._swept(in_background=reason == DUE)
+        # Of a busy system a sweep in the background does not count: the next look tells if it must.
+        uncounted = not report.counted and reason != DUE
+        self._lanes_made, self._uncounted = lanes_made, uncounted
         mended = set(report.repaired) - {Repair.COUNTS}
         if report.counted:
             self._known = {} if mended else self._seen
-        if not report.counted or (reason == DIFFERENT and not mended):
+        if uncounted or (reason == DIFFERENT and not mended):
             now = asyncio.get_running_loop().time()
             self._patience.tried_in_vain(self._seen, now=now)
         elif mended:
@@ -214,7 +218,7 @@ class Reconciler:
             _log.error("record is unreadable, and was skipped", task_id=task_id)
         self._unreadable = frozenset(report.unreadable)
 
-    async def _swept(self, share: float) -> Report:
+    async def _swept(self, *, in_background: bool) -> Report:
         report: Report | None = None
         try:
             await self._learn()
@@ -223,11 +227,12 @@ class Reconciler:
                 committer=self._committer,
                 orphans=self._orphans,
                 queues=self._lanes(),
-                share=share,
+                share=BACKGROUND_SHARE if in_background else SHARE,
+                events_max=BACKGROUND_EVENTS_MAX if in_background else math.inf,
             )
             report = await sweep.run()
         finally:
-            done = report is not None and report.counted
+            done = report is not None and (report.counted or in_background)
             with contextlib.suppress(StoreUnavailable):
                 await self._store.end_sweep(quiet_s=BACKGROUND_EVERY_S if done else 0)
         return report

@@ -12,6 +12,7 @@ beyond that at the end was destroyed during the sweep, still shows, and has the 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -86,6 +87,7 @@ class Sweep:
         orphans: Is told of leases that no pending entry leads to.
         queues: All lanes.
         share: Of the server's time that reading may take, 0 to 1. Repairs are commits like others.
+        events_max: Events that it hears at most; beyond that it mends, and does not count.
     """
 
     def __init__(
@@ -96,13 +98,14 @@ class Sweep:
         orphans: Orphans,
         queues: Sequence[str],
         share: float,
+        events_max: float = math.inf,
     ) -> None:
         self._store = store
         self._committer = committer
         self._orphans = orphans
         self._queues = queues
         self._share = share
-        self._census = Census()
+        self._census = Census(events_max=events_max)
         self._found: Counter[str] = Counter()
         self._tasks = 0
         self._unreadable: list[str] = []
@@ -186,6 +189,9 @@ class Sweep:
             async for signal in signals:
                 if signal.event is not None:
                     self._census.heard(signal.task_id, signal.event)
+                    if self._census.gave_up:
+                        self._marked.set()  # nobody has to wait for the marker
+                        return
                 elif signal.kind == "resync":
                     if self._ready.is_set():
                         self._deaf = True

@@ -94,6 +94,17 @@ def test_more_ends_than_may_be_remembered_are_not_counted():
     assert not any(census.counts(ended=0).values())
 
 
+def test_more_events_than_may_be_heard_are_not_counted():
+    census = Census(events_max=2)
+    for number in range(2):
+        census.heard(f"t{number}", event(1))
+    kept = census.gave_up
+    census.heard("t2", event(1))
+
+    assert (kept, census.gave_up) == (False, True)
+    assert not any(census.counts(ended=0).values())
+
+
 def test_most_ends_are_counted_by_what_the_others_leave():
     census = Census()
     census.saw_end("done", "t1")
