@@ -18,7 +18,6 @@ from stepstream_dispatcher.store.redis_link import (
     LOST,
     REPLY_TIMEOUT_S,
     Link,
-    heeding_cancels,
     open_connection,
 )
 from stepstream_dispatcher.store.redis_scripts import DISCARD, keep
@@ -203,8 +202,7 @@ class _Waiter:
                 return None
             self._waiting = True
             async with asyncio.timeout(limit_s):
-                with heeding_cancels():
-                    await connection.send_command(*command, check_health=False)
+                await connection.send_command(*command, check_health=False)
                 return await connection.read_response(timeout=math.inf)
         except redis_errors.ResponseError as error:
             if str(error).startswith("UNBLOCKED"):
@@ -240,9 +238,9 @@ class _Waiter:
         connection = self._link.make_connection()
         try:
             await open_connection(connection)
-            with heeding_cancels():
-                await connection.send_command("CLIENT", "ID")
-            self._client_id = await connection.read_response()
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                await connection.send_command("CLIENT", "ID", check_health=False)
+                self._client_id = await connection.read_response()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

@@ -4,11 +4,11 @@ Theory of operation. redis-py repeats a command whose reply was lost, which for 
 not idempotent means twice; so its own retry is off and `ask` here decides. Replies are taken raw
 (RESP2, pinned): what a command answers is then the same whatever the driver's version makes of it.
 A connection on which anything but a complete reply was read is closed, never reused, so that no
-caller can be given another's answer. The driver writes under `asyncio.wait_for`, which before
-Python 3.12 swallows a cancellation that comes just as the write ends; `heeding_cancels` brings it
-back. A caller that finds no free connection in time is told that the store is busy, which must
-never be taken for a store that is away: unless the calls that do have one fail, and then it is told
-what they are.
+caller can be given another's answer. The driver's timeout is for the handshake alone: it makes a
+task of each write, under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
+comes just as the write ends; `heeding_cancels` brings such a one back. A caller that finds no free
+connection in time is told that the store is busy, which must never be taken for a store that is
+away: unless the calls that do have one fail, and then it is told what they are.
 """
 
 from __future__ import annotations
@@ -176,6 +176,7 @@ class Link:
             try:
                 yield connection
             finally:
+                connection.socket_timeout = REPLY_TIMEOUT_S  # it may have to be opened again
                 await self._pool.release(connection)
         except StoreUnreachable as error:
             self._trouble = error
@@ -189,12 +190,15 @@ class Link:
             self._slots.release()
 
     async def _enter(self) -> None:
-        """Wait for one's turn.
+        """Wait for one's turn, if all connections are taken.
 
         Raises:
             StoreBusy: It did not come, though Redis answers.
             StoreUnavailable: It did not come, since Redis does not answer those before.
         """
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
         try:
             async with asyncio.timeout(SLOT_WAIT_S):
                 await self._slots.acquire()
@@ -210,6 +214,7 @@ class Link:
             with heeding_cancels():
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 await connection.check_health()
+            connection.socket_timeout = None  # `_exchange` looks at the time
         except BaseException as error:
             refused = isinstance(error, redis_errors.ResponseError) and connection is None
             if connection is not None:
@@ -252,10 +257,10 @@ def heeding_cancels() -> Iterator[None]:
 async def _exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
     """Send commands and read their replies; a connection that is out of step is closed."""
     try:
-        packed = b"".join(map(_pack, commands))
-        with heeding_cancels():
+        async with asyncio.timeout(REPLY_TIMEOUT_S) as limit:
+            packed = b"".join(map(_pack, commands))
             await connection.send_packed_command(packed, check_health=False)
-        return await _replies(connection, len(commands))
+            return await _replies(connection, len(commands), limit)
     except redis_errors.ResponseError as error:
         if remedy_of(error) is Remedy.RESEND:
             await connection.disconnect(nowait=True)
@@ -271,16 +276,24 @@ def _pack(command: Command) -> bytes:
 
 
 async def open_connection(connection: AbstractConnection) -> None:
-    """Connect; LOST where that fails."""
+    """Connect; LOST where that fails. Whoever uses it looks at the time from then on."""
     with heeding_cancels():
         await connection.connect()  # type: ignore[no-untyped-call]
+    connection.socket_timeout = None
 
 
-async def _replies(connection: AbstractConnection, count: int) -> list[Any]:
-    """Read all replies, so that the connection stays usable, then raise the first error."""
+async def _replies(connection: AbstractConnection, count: int, limit: asyncio.Timeout) -> list[Any]:
+    """Read all replies, so that the connection stays usable, then raise the first error.
+
+    Args:
+        limit: Of one reply.
+    """
+    clock = asyncio.get_running_loop().time
     replies: list[Any] = []
     failure: redis_errors.ResponseError | None = None
-    for _ in range(count):
+    for number in range(count):
+        if number:
+            limit.reschedule(clock() + REPLY_TIMEOUT_S)
         try:
             replies.append(await connection.read_response())
         except redis_errors.ResponseError as error:

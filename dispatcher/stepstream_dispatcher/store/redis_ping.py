@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.store.port import StoreUnreachable
-from stepstream_dispatcher.store.redis_link import heeding_cancels, open_connection
+from stepstream_dispatcher.store.redis_link import open_connection
 
 __all__ = ["ping_afresh"]
 
@@ -38,8 +38,7 @@ async def ping_afresh(connection: AbstractConnection) -> None:
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
             await open_connection(connection)
-            with heeding_cancels():
-                await connection.send_command("PING", check_health=False)
+            await connection.send_command("PING", check_health=False)
             await connection.read_response()
     except (redis_errors.RedisError, OSError) as error:
         raise _meaning(error, reached=reached.is_set()) from error

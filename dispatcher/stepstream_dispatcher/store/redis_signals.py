@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 from stepstream_dispatcher.store.codec import decode_published, published_by
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import Signal
-from stepstream_dispatcher.store.redis_link import LOST, Link, heeding_cancels, open_connection
+from stepstream_dispatcher.store.redis_link import LOST, Link, open_connection
 
 __all__ = ["RedisSignals"]
 
@@ -80,8 +80,7 @@ class RedisSignals:
 async def _subscribe(connection: AbstractConnection, channels: list[str]) -> None:
     async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
         await open_connection(connection)
-        with heeding_cancels():
-            await connection.send_command("SUBSCRIBE", *channels)
+        await connection.send_command("SUBSCRIBE", *channels, check_health=False)
         for _ in channels:
             await connection.read_response()
 
@@ -96,7 +95,7 @@ async def _messages(connection: AbstractConnection) -> AsyncGenerator[list[Any],
         except TimeoutError:
             if pinged:
                 raise
-            with heeding_cancels():
+            async with asyncio.timeout(PING_INTERVAL_S):
                 await connection.send_command("PING", check_health=False)
             pinged = True
             continue
