@@ -14,7 +14,7 @@ from stepstream.errors import StoreBusy, StoreUnavailable
 from stepstream.session import PROTOCOL_VERSION
 from stepstream_dispatcher.core.admission import Submission
 from stepstream_dispatcher.core.facts import Fact
-from stepstream_dispatcher.core.record import Event, TaskRecord, Transition
+from stepstream_dispatcher.core.record import Event, EventType, TaskRecord, Transition
 from stepstream_dispatcher.engine.engine import Engine, EngineOptions
 from stepstream_dispatcher.engine.reception import Opened
 from stepstream_dispatcher.engine.sessions import Handout, Hello, Inventory, ReceiptWord, Session
@@ -41,6 +41,7 @@ __all__ = [
     "brought",
     "database",
     "hello",
+    "make_dangerous",
     "settlement",
     "with_dispatcher",
 ]
@@ -341,3 +342,20 @@ def with_dispatcher(
         return run
 
     return decorate
+
+
+async def make_dangerous(dispatcher: Dispatcher, task_id: str, count: str = "losses") -> None:
+    """Have a task look as if its step had taken down two workers, or vanished with them."""
+    record = await dispatcher.record(task_id)
+    event = Event(sequence=2, at_ms=0, type=EventType.LOST, state=record.state)
+    fields = {count: 2, "version": 2}
+    change = Transition(
+        task_id=task_id,
+        op_id="op-lost-",
+        expected_version=1,
+        fields=fields,
+        ack=(record.queue, record.entry),
+        enqueue=record.queue,
+        event=event,
+    )
+    await dispatcher.store.commit([change], kind="settle")

@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import msgspec
-
-from stepstream_dispatcher.core.record import TaskRecord
+from stepstream_dispatcher.engine.leasing import Load
 from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.store.port import Entry
 
-__all__ = ["Alone", "Load"]
+__all__ = ["Alone"]
 
 WAITING_MAX: Final = 16  # entries of a lane that wait for a worker here
 HOLD_S: Final = 10.0  # how long an entry is held that no worker may be reserved for
@@ -27,14 +25,6 @@ REST_MAX_S: Final = 60.0  # how long a lane rests at most
 RESTART_S: Final = 5.0  # that a worker which is taken down is missing, as its supervisor waits
 ALONE_SHARE: Final = 0.1  # of the workers' time that dangerous steps may cost a busy lane
 IDLE_S: Final = 1.0  # a worker that has held nothing for this long is wanted by nobody else
-
-
-class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry with what it names."""
-
-    entry: Entry
-    record: TaskRecord
-    data: dict[str, bytes]
 
 
 class Alone:

@@ -206,9 +206,14 @@ class Session:
         return 0.0 if self.attempts or self.settling else now - self.busy_at
 
     @property
+    def open(self) -> bool:
+        """Whether it takes attempts as far as it has room."""
+        return not (self.reserved or self.left or self.outbox.clogged)
+
+    @property
     def free(self) -> int:
         """Attempts that it takes now."""
-        if self.reserved or self.left or self.outbox.clogged:
+        if not self.open:
             return 0
         unseen = sum(not has_ended for has_ended in self.unseen.values())
         return max(0, self.max_in_flight - len(self.attempts) - unseen)
@@ -235,16 +240,20 @@ class Sessions:
     def __init__(self) -> None:
         self._by_id: dict[str, Session] = {}
         self._queues: dict[str, frozenset[str]] = {}  # lanes that a session may be fed from
-        self.changed = asyncio.Event()  # credit or membership moved: the feeder looks again
-        self.moved = asyncio.Event()  # the same, for whoever wakes the feeder
+        self._bells: list[asyncio.Event] = []
         self.adopted: dict[str, str] = {}  # lease token -> task id of what was brought here
         self.ending: dict[str, Attempt] = {}  # off every table; how they ended is not recorded yet
         self._waiters: list[asyncio.Future[None]] = []
 
+    def bell(self) -> asyncio.Event:
+        """An event that is set whenever credit or membership moves; its owner clears it."""
+        self._bells.append(asyncio.Event())
+        return self._bells[-1]
+
     def stir(self) -> None:
         """Say that credit or membership moved."""
-        self.changed.set()
-        self.moved.set()
+        for bell in self._bells:
+            bell.set()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -290,10 +299,10 @@ class Sessions:
         self._queues.pop(session.id, None)
         self.stir()
 
-    def offers(self) -> list[Offer]:
-        """The offers of all sessions with room."""
-        offers = (s.offer(self._queues[s.id]) for s in self._by_id.values())
-        return [offer for offer in offers if offer.free > 0]
+    def offers(self, *, full: bool = False) -> list[Offer]:
+        """The offers of all sessions with room; also of those that are merely full."""
+        offers = (s.offer(self._queues[s.id]) for s in self._by_id.values() if s.open)
+        return [offer for offer in offers if full or offer.free > 0]
 
     def holder(self, token: str) -> tuple[Session, Attempt] | None:
         """Who holds a lease here."""

@@ -3,30 +3,13 @@
 import asyncio
 
 from stepstream_dispatcher.core.facts import Completed
-from stepstream_dispatcher.core.record import Event, EventType, Stage, Transition
+from stepstream_dispatcher.core.record import Stage
 from stepstream_dispatcher.engine.sessions import Session
-from tests.support.engine import Dispatcher, with_dispatcher
+from tests.support.engine import Dispatcher, make_dangerous, with_dispatcher
 from tests.support.virtual_time import pass_time
 
 feeding = with_dispatcher("committer", "feeder", "settling")
 timed = with_dispatcher("committer", "feeder", "settling", "timers")
-
-
-async def make_dangerous(dispatcher: Dispatcher, task_id: str, count: str = "losses") -> None:
-    """Have a task look as if its step had taken down two workers, or vanished with them."""
-    record = await dispatcher.record(task_id)
-    event = Event(sequence=2, at_ms=0, type=EventType.LOST, state=record.state)
-    fields = {count: 2, "version": 2}
-    change = Transition(
-        task_id=task_id,
-        op_id="op-lost-",
-        expected_version=1,
-        fields=fields,
-        ack=(record.queue, record.entry),
-        enqueue=record.queue,
-        event=event,
-    )
-    await dispatcher.store.commit([change], kind="settle")
 
 
 async def dangerous(
@@ -73,6 +56,7 @@ async def test_dangerous_steps_without_a_worker_go_back_and_starve_no_other_lane
     )
     await dispatcher.submit(b"innocent")
     (innocent,) = await dispatcher.handed_out(translator)
+    await pass_time(1)  # so slow a worker has nothing read ahead
     tasks = [await dangerous(dispatcher, b"%d" % number) for number in range(2)]
     translator.max_in_flight = 3
     verifier = await dispatcher.connect(

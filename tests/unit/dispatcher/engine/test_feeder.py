@@ -8,6 +8,7 @@ from stepstream_dispatcher.core.facts import CancelAsked, Completed
 from stepstream_dispatcher.core.record import EventType, Stage
 from stepstream_dispatcher.engine import sessions
 from stepstream_dispatcher.engine.committer import Proposal
+from stepstream_dispatcher.engine.sessions import Session
 from stepstream_dispatcher.store.port import Entry
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
 from tests.support.virtual_time import pass_time
@@ -84,6 +85,65 @@ async def test_freed_slot_is_filled_again(dispatcher: Dispatcher):
         (handout,) = await dispatcher.handed_out(session)
         fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
         assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
+
+
+async def work(dispatcher: Dispatcher, session: Session, tasks: int) -> None:
+    """Have a worker do so many steps, one after the other, ten a second."""
+    for _ in range(tasks):
+        (handout,) = await dispatcher.handed_out(session)
+        await pass_time(0.1)
+        fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
+        await dispatcher.report(session, handout, fact)
+
+
+@feeding
+async def test_a_backlog_is_read_ahead_as_far_as_it_was_served_lately(dispatcher: Dispatcher):
+    """So that the next entry is leased in the call that records the result before it."""
+    session = await dispatcher.connect(slots=1)
+    for number in range(20):
+        await dispatcher.submit(b"%d" % number)
+
+    await work(dispatcher, session, 5)
+    await dispatcher.handed_out(session)
+    ahead = len(dispatcher.engine.feeder.in_hand)
+    kinds = [[one.event.type for one in call] for call in dispatcher.store.commits]
+
+    assert 1 <= ahead <= 3
+    assert len(session.attempts) == 1
+    assert kinds[-1] == [EventType.LEASED, EventType.COMPLETED]
+
+
+@feeding
+async def test_what_was_read_ahead_and_finds_no_room_is_put_back(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    for number in range(20):
+        await dispatcher.submit(b"%d" % number)
+    await work(dispatcher, session, 5)
+    (handout,) = await dispatcher.handed_out(session)
+    assert dispatcher.engine.feeder.in_hand
+
+    await pass_time(1.5)  # the next step is a slow one
+
+    assert not dispatcher.engine.feeder.in_hand
+    assert await dispatcher.pending() == [handout.attempt.task_id]
+
+
+@feeding
+async def test_nothing_is_read_ahead_of_a_lane_that_ran_dry(dispatcher: Dispatcher):
+    """Another dispatcher may have workers that wait for what comes next."""
+    session = await dispatcher.connect(
+        slots=1, queues=frozenset({"default"}), step_types=frozenset({"translate"})
+    )
+    for _ in range(5):
+        await dispatcher.submit()
+        await work(dispatcher, session, 1)
+    await dispatcher.submit()
+    await dispatcher.handed_out(session)
+    await pass_time(0.01)  # the reader has looked for more
+
+    await dispatcher.submit()
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.1)
 
     assert not dispatcher.engine.feeder.in_hand
 
@@ -245,7 +305,7 @@ async def test_refused_lease_beside_a_good_one_costs_the_good_one_nothing(dispat
     discard, store.discard = store.discard, fail  # type: ignore[method-assign]
 
     try:
-        await engine.feeder._lease([(load, session) for load in loads])
+        await engine.feeder._leasing.lease([(load, session) for load in loads])
     except StoreGone:
         store.discard = discard  # type: ignore[method-assign]
 

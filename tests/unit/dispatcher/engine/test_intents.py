@@ -5,7 +5,7 @@ import asyncio
 from stepstream_dispatcher.core.facts import Completed
 from stepstream_dispatcher.core.record import EventType, Stage
 from stepstream_dispatcher.store.port import Signal
-from tests.support.engine import Dispatcher, database, with_dispatcher
+from tests.support.engine import Dispatcher, database, make_dangerous, with_dispatcher
 from tests.support.virtual_time import in_virtual_time, pass_time
 
 obeying = with_dispatcher("committer", "feeder", "settling", "intents")
@@ -117,10 +117,13 @@ async def test_step_that_waits_for_an_idle_worker_goes_back_uncharged(dispatcher
     session = await dispatcher.connect(slots=2)
     await dispatcher.submit(b"runs")
     await dispatcher.handed_out(session)
+    session.max_in_flight = 1  # nothing is read while it is made dangerous
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.1)
     task_id = await dispatcher.submit(b"alone")
-    statement = "UPDATE tasks SET fields = json_set(fields, '$.losses', '2') WHERE task_id = ?"
-    dispatcher.engine.fresh._created.clear()
-    await dispatcher.store._database.run(lambda c: c.execute(statement, (task_id,)))
+    await make_dangerous(dispatcher, task_id)
+    session.max_in_flight = 2
+    dispatcher.engine.sessions.stir()
     await pass_time(0.3)
     assert session.reserved
 

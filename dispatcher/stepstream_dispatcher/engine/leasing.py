@@ -1,0 +1,206 @@
+"""Leases what was matched: reserves its slots, commits, and hands out; or puts it back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from stepstream_dispatcher.core.facts import Leased, Released, Requeued
+from stepstream_dispatcher.core.lifecycle import Refusal
+from stepstream_dispatcher.core.record import TaskRecord, assignment_id
+from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.identity import new_tokens
+from stepstream_dispatcher.engine.sessions import Attempt, Handout, Session, Sessions
+from stepstream_dispatcher.store.port import Entry, Store, Verdict
+
+__all__ = ["Leasing", "Load"]
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry with what it names."""
+
+    entry: Entry
+    record: TaskRecord
+    data: dict[str, bytes]
+
+
+class Leasing:
+    """Takes entries out of the feeder's hand, one way or another.
+
+    Args:
+        dispatcher_id: Owner of the leases.
+        limit_ms_of: Limit of one attempt of a record.
+        gone: Told of entries that are not in hand any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        sessions: Sessions,
+        committer: Committer,
+        dispatcher_id: str,
+        limit_ms_of: Callable[[TaskRecord], int],
+        gone: Callable[[Sequence[Entry]], None],
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._committer = committer
+        self._dispatcher_id = dispatcher_id
+        self._limit_ms_of = limit_ms_of
+        self._gone = gone
+        self.in_flight = 0  # rounds that are reserved, and not through
+        self.stopped = False  # the dispatcher leaves: what is leased is given back
+
+    async def discard(self, entries: Sequence[Entry]) -> None:
+        """Delete entries that are no task's current ones."""
+        by_queue: dict[str, list[str]] = {}
+        for entry in entries:
+            by_queue.setdefault(entry.queue, []).append(entry.entry_id)
+        for queue, entry_ids in by_queue.items():
+            await self._store.discard(queue, entry_ids)
+        self._gone(entries)
+        if entries:
+            self._sessions.stir()  # the reader may have waited for this credit
+
+    async def put_back(self, loads: Sequence[Load], reason: str, *, needless: bool = False) -> None:
+        """Put entries back, uncharged."""
+        proposals = [
+            Proposal(
+                task_id=load.entry.task_id,
+                record=load.record,
+                fact=Requeued(entry=load.entry.entry_id, reason=reason, needless=needless),
+            )
+            for load in loads
+        ]
+        await self._committer.apply(proposals)
+        self._gone([load.entry for load in loads])
+        self._sessions.stir()  # the reader may have waited for this credit
+
+    async def lease(self, taken: Sequence[tuple[Load, Session]]) -> None:
+        """Lease entries for workers and hand them out.
+
+        Raises:
+            StoreUnavailable: Which of them are leased is unknown; recovery finds them.
+        """
+        await self.commit(taken, self.reserve(taken))
+
+    def reserve(self, taken: Sequence[tuple[Load, Session]]) -> dict[str, Attempt]:
+        """Enter the attempts into their sessions' tables; by lease token, in order."""
+        attempts: dict[str, Attempt] = {}
+        self.in_flight += 1
+        now = asyncio.get_running_loop().time()
+        for (load, session), token in zip(taken, new_tokens(len(taken)), strict=True):
+            session.busy_at = now
+            session.leasing += 1
+            attempt = Attempt(
+                assignment_id="",
+                task_id=load.entry.task_id,
+                record=load.record,
+                timeout_at=float("inf"),
+                batch=0,
+            )
+            attempts[token] = session.attempts[token] = attempt
+        self._gone([load.entry for load, _ in taken])
+        return attempts
+
+    async def commit(
+        self, taken: Sequence[tuple[Load, Session]], attempts: dict[str, Attempt]
+    ) -> None:
+        """Lease what was reserved, and hand it out; see `lease`."""
+        try:
+            await self._commit(taken, attempts)
+        finally:
+            self.in_flight -= 1
+            for _, session in taken:
+                session.leasing -= 1
+                session.outbox.notify()
+
+    async def _commit(
+        self, taken: Sequence[tuple[Load, Session]], attempts: dict[str, Attempt]
+    ) -> None:
+        proposals = [
+            Proposal(
+                task_id=load.entry.task_id,
+                record=load.record,
+                fact=Leased(
+                    entry=load.entry.entry_id,
+                    token=token,
+                    owner=self._dispatcher_id,
+                    worker=session.hello.worker_name,
+                ),
+            )
+            for (load, session), token in zip(taken, attempts, strict=True)
+        ]
+        outcomes: list[Outcome] = []
+        try:
+            outcomes = await self._committer.apply(proposals)
+        finally:
+            if not outcomes:  # unknown: recovery finds what was leased after all
+                for (_, session), token in zip(taken, attempts, strict=True):
+                    session.attempts.pop(token, None)
+        await self._send(taken, attempts, outcomes)
+
+    async def _send(
+        self,
+        taken: Sequence[tuple[Load, Session]],
+        attempts: dict[str, Attempt],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Put leased attempts into the outboxes, and take back what was not leased.
+
+        All tables and outboxes are right before anything is awaited, so that no slot is lost.
+        """
+        now = asyncio.get_running_loop().time()
+        orphaned: list[Proposal] = []
+        obsolete: list[Entry] = []
+        slots_moved = False
+        for (load, session), token, outcome in zip(taken, attempts, outcomes, strict=True):
+            attempt = attempts[token]
+            if not outcome.applied or outcome.record is None:
+                session.attempts.pop(token, None)
+                slots_moved = True
+                if _is_obsolete(outcome):  # else: left to recovery
+                    obsolete.append(load.entry)
+                continue
+            attempt.record = outcome.record
+            if reason := self._too_late_for(session):
+                session.attempts.pop(token, None)
+                slots_moved = True
+                orphaned.append(_give_back(attempt, token, reason))
+                continue
+            self._post(session, attempt, load, now)
+        if slots_moved:
+            self._sessions.stir()
+        if orphaned:
+            await self._committer.apply(orphaned)
+        await self.discard(obsolete)
+
+    def _too_late_for(self, session: Session) -> str:
+        """Why what was leased for a worker is not sent to it; empty when it is."""
+        if self.stopped:  # it has been told to go elsewhere: nothing may follow that word
+            return "the dispatcher left before the hand-out"
+        gone = session.left or self._sessions.get(session.id) is None
+        return "the worker left before the hand-out" if gone else ""
+
+    def _post(self, session: Session, attempt: Attempt, load: Load, now: float) -> None:
+        record = attempt.record
+        timeout_ms = self._limit_ms_of(record)
+        attempt.assignment_id = assignment_id(attempt.task_id, record)
+        attempt.timeout_at = now + timeout_ms / 1000
+        attempt.leased_at = now
+        handout = Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
+        session.outbox.hand_out(handout)
+
+
+def _is_obsolete(outcome: Outcome) -> bool:
+    """Whether the entry of a lease that came to nothing is no task's current one."""
+    contended = outcome.verdict is Verdict.VERSION_CONFLICT
+    return not (contended or outcome.refusal is Refusal.UNKNOWN_PIPELINE)
+
+
+def _give_back(attempt: Attempt, token: str, reason: str) -> Proposal:
+    fact = Released(token=token, reason=reason, owner=attempt.record.owner)
+    return Proposal(task_id=attempt.task_id, record=attempt.record, fact=fact)
