@@ -2,6 +2,9 @@
 
 The entry that its creation added belongs to a task as it was created: whatever changes the record
 later takes that entry away. Under a backlog the oldest are forgotten, and are read like any other.
+
+Not every creation is taken: the entry may have been read before its creation was heard of, or be
+read by another dispatcher. Those are forgotten after a while, too.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from stepstream_dispatcher.store.port import Entry
 __all__ = ["Fresh"]
 
 TASKS_MAX: Final = 1024
+KEPT_MS: Final = 5_000  # longer than an entry waits without a backlog
 DATA_BYTES_MAX: Final = 4096  # of one task; with TASKS_MAX it bounds the memory to 4 MiB
 
 
@@ -31,8 +35,7 @@ class Fresh:
             return
         if sum(map(len, transition.data.values())) > DATA_BYTES_MAX:
             return
-        if len(self._created) >= TASKS_MAX:
-            del self._created[next(iter(self._created))]
+        self._forget(before_ms=transition.event.at_ms - KEPT_MS)
         self._created[transition.task_id, entry_id] = transition
 
     def take(self, entry: Entry) -> tuple[TaskRecord, dict[str, bytes]] | None:
@@ -42,3 +45,11 @@ class Fresh:
             return None
         fields = {**created.fields, "entry": entry.entry_id}
         return msgspec.convert(fields, TaskRecord, strict=False), created.data
+
+    def _forget(self, *, before_ms: int) -> None:
+        """Make room for one more, and let go of what was created before a time."""
+        while self._created:
+            oldest = next(iter(self._created))
+            if len(self._created) < TASKS_MAX and self._created[oldest].event.at_ms >= before_ms:
+                return
+            del self._created[oldest]

@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from stepstream.errors import StoreBusy, StoreUnavailable
 from stepstream_dispatcher.store.port import StoreUnreachable
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of, word_of
+from stepstream_dispatcher.store.redis_receive import receive_in_place
 
 __all__ = ["LOST", "Command", "Link", "StoreClock", "heeding_cancels", "open_connection"]
 
@@ -214,6 +215,7 @@ class Link:
             with heeding_cancels():
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 await connection.check_health()
+                receive_in_place(connection)
             connection.socket_timeout = None  # `_exchange` looks at the time
         except BaseException as error:
             refused = isinstance(error, redis_errors.ResponseError) and connection is None
@@ -279,6 +281,7 @@ async def open_connection(connection: AbstractConnection) -> None:
     """Connect; LOST where that fails. Whoever uses it looks at the time from then on."""
     with heeding_cancels():
         await connection.connect()  # type: ignore[no-untyped-call]
+        receive_in_place(connection)
     connection.socket_timeout = None
 
 

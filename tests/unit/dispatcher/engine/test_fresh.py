@@ -2,16 +2,18 @@
 
 from stepstream_dispatcher.core.admission import Submission, creation
 from stepstream_dispatcher.core.record import Transition
-from stepstream_dispatcher.engine.fresh import DATA_BYTES_MAX, TASKS_MAX, Fresh
+from stepstream_dispatcher.engine.fresh import DATA_BYTES_MAX, KEPT_MS, TASKS_MAX, Fresh
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.store.port import Entry
 
 (TRANSLATION,) = read_pipelines()
 
 
-def created(task_id: str, *, payload: bytes = b"text", delay_ms: int = 0) -> Transition:
+def created(
+    task_id: str, *, payload: bytes = b"text", delay_ms: int = 0, now_ms: int = 1000
+) -> Transition:
     submission = Submission(pipeline="translation", input=payload, delay_ms=delay_ms)
-    return creation(submission, TRANSLATION, task_id=task_id, op_id="op-00001", now_ms=1000)
+    return creation(submission, TRANSLATION, task_id=task_id, op_id="op-00001", now_ms=now_ms)
 
 
 def entry_of(task_id: str) -> Entry:
@@ -48,3 +50,15 @@ def test_oldest_are_forgotten():
 
     assert fresh.take(entry_of("0")) is None
     assert fresh.take(entry_of("1")) is not None
+
+
+def test_those_whose_entry_is_never_taken_are_forgotten_after_a_while():
+    fresh = Fresh()
+
+    fresh.applied(created("read elsewhere"), "1-read elsewhere")
+    fresh.applied(created("waits", now_ms=1001), "1-waits")
+    fresh.applied(created("latest", now_ms=1001 + KEPT_MS), "1-latest")
+
+    assert fresh.take(entry_of("read elsewhere")) is None
+    assert fresh.take(entry_of("waits")) is not None
+    assert fresh.take(entry_of("latest")) is not None
