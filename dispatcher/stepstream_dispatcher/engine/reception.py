@@ -18,6 +18,7 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.identity import new_session_id
 from stepstream_dispatcher.engine.leases import Leases
+from stepstream_dispatcher.engine.readable import readable_records
 from stepstream_dispatcher.engine.sessions import Attempt, Hello, Inventory, Session, Sessions
 from stepstream_dispatcher.store.port import Store
 
@@ -173,7 +174,7 @@ class Reception:
         if not self._reaches(task_id):
             session.unseen[item.lease_token] = item.settled
             return True
-        (record,) = await self._store.records([task_id])
+        (record,) = await readable_records(self._store, [task_id])
         if record is None or record.stage is not Stage.LEASED or record.lease != item.lease_token:
             return False
         if not self._leases.take_back(item.lease_token):
