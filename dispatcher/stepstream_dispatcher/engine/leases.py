@@ -273,7 +273,8 @@ class Leases:
             record = records[attempt.task_id]
             if record is None or (record.lease, record.owner) != (token, self._dispatcher_id):
                 session.attempts.pop(token)
-                session.cancel(attempt, "LEASE_LOST")
+                if record is None or record.lease != token:  # else its worker has moved with it
+                    session.cancel(attempt, "LEASE_LOST")
                 self._sessions.stir()
             elif record.cancel and not attempt.cancelled:
                 session.cancel(attempt, "REQUESTED")
