@@ -5,7 +5,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from stepstream.errors import StoreUnavailable
+from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.store.port import CommitFailed, StoreRefused, Verdict
 from stepstream_dispatcher.store.redis import RedisStore
 from tests.support.proxy import running_proxy
@@ -286,6 +286,31 @@ async def test_a_task_at_fault_does_not_hurt_the_others(redis, redis_store):
     results = caught.value.results
     assert [each and each.verdict for each in results] == ["APPLIED", None, "APPLIED"]
     assert (await redis_store.counts())["live"] == 2
+
+
+async def test_a_record_that_cannot_be_read_does_not_hurt_the_others(redis, redis_store):
+    await submit(redis_store, "t1", "t2", "t3")
+    records = await redis_store.records(["t1", "t2", "t3"])
+    await redis.client.hset(redis.keys.record("t2"), mapping={"version": 9, "stage": "nonsense"})
+    cancels = [
+        build("cancel", record_id, record, now_ms=redis_store.now_ms())
+        for record_id, record in zip(["t1", "t2", "t3"], records, strict=True)
+    ]
+
+    with pytest.raises(CommitFailed, match="task t2") as caught:
+        await redis_store.commit(cancels, kind="settle")
+
+    results = caught.value.results
+    assert [each and each.verdict for each in results] == ["APPLIED", None, "APPLIED"]
+
+
+@pytest.mark.parametrize("verb", ["records", "load"])
+async def test_a_record_that_is_no_hash_is_unreadable(redis, redis_store, verb):
+    await submit(redis_store, "t1")
+    await redis.client.set(redis.keys.record("t2"), "not a hash")
+
+    with pytest.raises(InternalError):
+        await getattr(redis_store, verb)(["t1", "t2"])
 
 
 async def test_a_call_that_fails_as_a_whole_is_taken_apart(redis, redis_store):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from stepstream import AsyncClient
+from stepstream_dispatcher.engine.spread import LOOK_EVERY_S
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.pace import before_the_next_look
 
 pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 
 RUNNING = 3
 LONG = {"plan": [{"sleep": 3.0}]}
+AGES = {"plan": [{"sleep": 15.0}]}
 
 
 async def begin(cluster: Cluster) -> list[str]:
@@ -50,3 +56,25 @@ async def test_a_dispatcher_told_to_leave_hands_its_workers_over_and_exits_with_
         assert exit_code == 0
         assert len(unfinished) == RUNNING, "it waited for the steps instead of handing them over"
         await check_adopted(cluster, ids)
+
+
+async def test_a_dispatcher_that_has_come_back_gets_its_share_of_the_workers(tmp_path: Path):
+    """One of two workers moves, with what it runs."""
+    async with running_cluster(tmp_path, dispatchers=2, workers=2) as cluster:
+        await cluster.dispatchers["d-0"].child.kill()
+        await cluster.start_dispatcher("d-0")
+        client = cluster.client("d-0")
+        ids = [(await client.submit("single", AGES)).task_id for _ in range(4)]
+        for task_id in ids:
+            await cluster.begun(task_id, "work")
+        async with asyncio.timeout(2 * LOOK_EVERY_S):
+            while await shares(client) != {"d-0": 1, "d-1": 1}:
+                await before_the_next_look()
+
+        for task in await cluster.finished(ids):
+            assert task.errors == []
+            assert [run.how for run in cluster.journal.runs(task=task.task_id)] == ["completed"]
+
+
+async def shares(client: AsyncClient) -> Counter[str]:
+    return Counter(worker.dispatcher_id for worker in await client.operator.list_workers())

@@ -252,6 +252,11 @@ class Dispatcher:
         assert record is not None
         return record
 
+    async def spoil(self, task_id: str) -> None:
+        """Write into a task's record what is none, as another program may."""
+        statement = "UPDATE tasks SET fields = json_set(fields, '$.stage', '?') WHERE task_id = ?"
+        await self.store._database.run(lambda sqlite: sqlite.execute(statement, (task_id,)))
+
     async def history(self, task_id: str) -> list[Event]:
         """All events of a task."""
         return await self.store.history(task_id, after=0)

@@ -15,6 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from stepstream.settings import child_environment
 
@@ -22,6 +23,7 @@ __all__ = ["LIMIT_S", "Terminal"]
 
 LIMIT_S = 20.0
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_PASSING = re.compile(r"[\u2800-\u28ff] ([^\r\n]+)")  # behind the wheel that turns
 
 
 class Terminal:
@@ -31,23 +33,30 @@ class Terminal:
         words: The command line behind `stepstream`.
         environment: Added to ours.
         columns: Width of the terminal.
+        stdout: A file that standard output goes into.
     """
 
     def __init__(
-        self, *words: str, environment: Mapping[str, str] | None = None, columns: int = 100
+        self,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        columns: int = 100,
+        stdout: Path | None = None,
     ) -> None:
         self._master, slave = pty.openpty()
+        written = os.open(stdout, os.O_WRONLY | os.O_CREAT) if stdout else os.dup(slave)
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         given = {"TERM": "xterm-256color", "COLUMNS": str(columns), **(environment or {})}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stepstream.cli", *words],
             stdin=slave,
-            stdout=slave,
+            stdout=written,
             stderr=slave,
             env=child_environment(given),
             start_new_session=True,
         )
         os.close(slave)
+        os.close(written)
         self.shown = ""  # with what steers a terminal
         # A read may end within a character.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -56,6 +65,12 @@ class Terminal:
     def text(self) -> str:
         """What was shown, without what steers a terminal."""
         return _ESCAPE.sub("", self.shown).replace("\r\n", "\n")
+
+    @property
+    def passing(self) -> str:
+        """What the line in passing said last."""
+        said: list[str] = _PASSING.findall(self.text)
+        return said[-1]
 
     def until(self, words: str) -> None:
         """Reads on until the words are shown."""

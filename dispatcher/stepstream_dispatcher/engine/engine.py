@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -32,8 +32,9 @@ from stepstream_dispatcher.engine.recovery import Recovery
 from stepstream_dispatcher.engine.roster import Roster
 from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.engine.settling import Settling
+from stepstream_dispatcher.engine.spread import Spread
 from stepstream_dispatcher.engine.stats import Stats, assemble
-from stepstream_dispatcher.engine.supervise import LoopHealth, supervise
+from stepstream_dispatcher.engine.supervise import LoopHealth, end_loops, supervise
 from stepstream_dispatcher.engine.sweep import Report
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.engine.timers import Timers
@@ -43,8 +44,6 @@ from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import MINUTE_MS, Durability, RepairableStore, Store
 
 __all__ = ["Engine", "EngineOptions"]
-
-CANCEL_AGAIN_S: Final = 0.5  # after a cancellation that a loop did not take
 
 _log = structlog.get_logger(__name__)
 
@@ -121,8 +120,20 @@ class Engine:
             reaches=self._reaches,
         )
         self.feeder = self._make_feeder()
+        self.spread = Spread(
+            store=store,
+            sessions=self.sessions,
+            leases=self.leases,
+            dispatcher_id=options.dispatcher_id,
+            silence_limit_s=options.silence_limit_s,
+            leaving=lambda: self.draining,
+        )
         self.intents = IntentKeeper(
-            store=store, sessions=self.sessions, feeder=self.feeder, leases=self.leases
+            store=store,
+            sessions=self.sessions,
+            feeder=self.feeder,
+            leases=self.leases,
+            spread=self.spread,
         )
         self._roster = Roster(
             store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
@@ -256,6 +267,7 @@ class Engine:
             "checkup": self.checkup.run,
             "traces": self.traces.run,
             "intents": self.intents.run,
+            "spread": self.spread.run,
             "watch": self.watch.listen,
             "overview": self.overview.run,
         }
@@ -279,7 +291,7 @@ class Engine:
                 await asyncio.Event().wait()
             finally:
                 self._ending = True
-                await _end(running)
+                await end_loops(running)
 
     async def drain(self, *, grace_s: float) -> None:
         """Hand out nothing more, tell the workers, and wait until they have finished or moved."""
@@ -375,15 +387,3 @@ class Engine:
         if not record.deadline_ms:
             return limit_ms
         return max(1, min(limit_ms, record.deadline_ms - record.leased_ms))
-
-
-async def _end(running: set[asyncio.Task[NoReturn]]) -> None:
-    """Cancel loops until they have ended.
-
-    Once is not enough: a cancellation that comes while a fresh connection is opened or closed can
-    be lost there, and the loop goes on.
-    """
-    while running:
-        for task in running:
-            task.cancel()
-        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)

@@ -28,6 +28,7 @@ from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.fresh import Fresh
 from stepstream_dispatcher.engine.leasing import Leasing, Load
 from stepstream_dispatcher.engine.pace import Pace
+from stepstream_dispatcher.engine.readable import read_around
 from stepstream_dispatcher.engine.ready import Ready
 from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
 from stepstream_dispatcher.store.port import Entry, Store
@@ -41,8 +42,6 @@ SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
 NOT_ALONE: Final = "no worker could be kept free for it"
 NO_ROOM: Final = "no worker had room"
 PAUSED: Final = "its queue is paused"
-
-_NOTHING: Final[tuple[TaskRecord | None, dict[str, bytes]]] = (None, {})
 
 
 class Feeder:
@@ -220,18 +219,24 @@ class Feeder:
             self._look.set()  # the time that they may wait is counted from now
 
     async def _load(self, entries: list[Entry]) -> list[Load]:
-        """Read what the entries name; delete those that are no task's current one."""
+        """Read what the entries name; delete those that are no task's current one.
+
+        One whose task is unreadable is left to recovery, which leaves it as it is.
+        """
         found: dict[Entry, tuple[TaskRecord | None, dict[str, bytes]] | None] = {
             entry: self._fresh.take(entry) for entry in entries
         }
         unknown = [entry for entry in entries if found[entry] is None]
         if unknown:
-            read = await self._store.load([entry.task_id for entry in unknown])
-            found.update(zip(unknown, read, strict=True))
+            read = await read_around(self._store.load, [entry.task_id for entry in unknown])
+            found.update((entry, read.get(entry.task_id)) for entry in unknown)
         loads: list[Load] = []
         obsolete: list[Entry] = []
-        for entry in entries:
-            record, data = found[entry] or _NOTHING
+        for entry, known in found.items():
+            if known is None:
+                self._drop([entry])
+                continue
+            record, data = known
             if record is not None and is_current(record, entry):
                 self._seen(entry.task_id, data)
                 loads.append(Load(entry=entry, record=record, data=data))

@@ -14,8 +14,9 @@ import structlog
 
 from stepstream_dispatcher.engine.feeder import Feeder
 from stepstream_dispatcher.engine.leases import Leases
-from stepstream_dispatcher.engine.messages import CENSUS_WORD, ORPHAN_WORD
+from stepstream_dispatcher.engine.messages import CENSUS_WORD, ORPHAN_WORD, SPARE_WORD
 from stepstream_dispatcher.engine.sessions import Session, Sessions
+from stepstream_dispatcher.engine.spread import Spread
 from stepstream_dispatcher.store.port import Intents, Store
 
 __all__ = ["IntentKeeper"]
@@ -28,11 +29,14 @@ _log = structlog.get_logger(__name__)
 class IntentKeeper:
     """Keeps this dispatcher to the stored intents."""
 
-    def __init__(self, *, store: Store, sessions: Sessions, feeder: Feeder, leases: Leases) -> None:
+    def __init__(
+        self, *, store: Store, sessions: Sessions, feeder: Feeder, leases: Leases, spread: Spread
+    ) -> None:
         self._store = store
         self._sessions = sessions
         self._feeder = feeder
         self._leases = leases
+        self._spread = spread
         self._reading = asyncio.Lock()
         self._known = Intents()
 
@@ -94,5 +98,7 @@ class IntentKeeper:
                 self._leases.cancel_task(rest)
             elif word == ORPHAN_WORD and signal.kind == "intent":
                 self._sessions.look_after(*rest.split(" ", 1))
+            elif word == SPARE_WORD and rest.isdecimal():
+                await self._spread.spare(int(rest))
             elif word != CENSUS_WORD:
                 await self.look()  # another word, or messages may have been missed

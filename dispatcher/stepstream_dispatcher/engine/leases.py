@@ -19,6 +19,7 @@ from stepstream_dispatcher.core.facts import DeadlinePassed, Failed, Lost, Relea
 from stepstream_dispatcher.core.lifecycle import runs_alone
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.endings import Ending, Endings
+from stepstream_dispatcher.engine.readable import RecordReader
 from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
 from stepstream_dispatcher.store.port import Store
 
@@ -52,7 +53,7 @@ class Leases:
         reaches: Callable[[str], bool] = lambda _task_id: True,
     ) -> None:
         self._reaches = reaches
-        self._store = store
+        self._reader = RecordReader(store)
         self._sessions = sessions
         self._endings = Endings(sessions=sessions, committer=committer, reaches=reaches)
         self._dispatcher_id = dispatcher_id
@@ -265,13 +266,15 @@ class Leases:
             for token, attempt in session.attempts.items()
             if 0 < attempt.leased_at <= before and self._reaches(attempt.task_id)
         ]
-        records = await self._store.records([attempt.task_id for _, _, attempt in held])
-        for (session, token, attempt), record in zip(held, records, strict=True):
-            if token not in session.attempts:
+        records = await self._reader.records([attempt.task_id for _, _, attempt in held])
+        for session, token, attempt in held:
+            if token not in session.attempts or attempt.task_id not in records:
                 continue
+            record = records[attempt.task_id]
             if record is None or (record.lease, record.owner) != (token, self._dispatcher_id):
                 session.attempts.pop(token)
-                session.cancel(attempt, "LEASE_LOST")
+                if record is None or record.lease != token:  # else its worker has moved with it
+                    session.cancel(attempt, "LEASE_LOST")
                 self._sessions.stir()
             elif record.cancel and not attempt.cancelled:
                 session.cancel(attempt, "REQUESTED")

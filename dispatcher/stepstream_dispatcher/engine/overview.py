@@ -23,6 +23,7 @@ import msgspec
 
 from stepstream.errors import InvalidTask, RateLimited, StoreUnavailable
 from stepstream_dispatcher.core.record import TaskRecord
+from stepstream_dispatcher.engine.readable import read_around
 from stepstream_dispatcher.engine.vocabulary import Vocabulary
 from stepstream_dispatcher.engine.watch import WatchHub
 from stepstream_dispatcher.store.port import Store
@@ -240,9 +241,8 @@ class Overview:
         return record.updated_ms >= self._since_ms if version is None else record.version > version
 
     async def _records(self, task_ids: Sequence[str]) -> list[tuple[str, TaskRecord]]:
-        records = await self._store.records(task_ids) if task_ids else []
-        found = zip(task_ids, records, strict=True)
-        return [(task_id, record) for task_id, record in found if record is not None]
+        found = await read_around(self._store.records, task_ids)
+        return [(task_id, record) for task_id, record in found.items() if record is not None]
 
     async def _look(self, found: Sequence[tuple[str, TaskRecord]]) -> list[Look]:
         labels = await self._store.labels([task_id for task_id, _ in found]) if found else []

@@ -18,6 +18,7 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.identity import new_session_id
 from stepstream_dispatcher.engine.leases import Leases
+from stepstream_dispatcher.engine.readable import readable_records
 from stepstream_dispatcher.engine.sessions import Attempt, Hello, Inventory, Session, Sessions
 from stepstream_dispatcher.store.port import Store
 
@@ -171,9 +172,8 @@ class Reception:
         """Answer for an attempt that another dispatcher, or this one before, handed out."""
         task_id = item.assignment_id.partition("/")[0]
         if not self._reaches(task_id):
-            session.unseen[item.lease_token] = item.settled
-            return True
-        (record,) = await self._store.records([task_id])
+            return self._keep_unseen(session, item)
+        (record,) = await readable_records(self._store, [task_id])
         if record is None or record.stage is not Stage.LEASED or record.lease != item.lease_token:
             return False
         if not self._leases.take_back(item.lease_token):
@@ -194,6 +194,21 @@ class Reception:
             return True
         session.attempts.pop(item.lease_token, None)
         return False
+
+    def _keep_unseen(self, session: Session, item: Inventory) -> bool:
+        """Answer for an attempt at a task that is away: go on with it, unless it is over here.
+
+        One that this dispatcher had given up, and could not say so, is held as it was before.
+        """
+        token = item.lease_token
+        given_up = self._sessions.ending.get(token)
+        if not self._leases.take_back(token):
+            return False
+        if given_up is None:
+            session.unseen[token] = item.settled
+        else:
+            _hold_again(session, token, given_up)
+        return True
 
     def _enter(
         self, session: Session, item: Inventory, task_id: str, record: TaskRecord
@@ -232,7 +247,12 @@ def _carry_over(session: Session, item: Inventory, older: Session | None) -> boo
     attempt = older.attempts.pop(token, None)
     if attempt is None:
         return False
+    _hold_again(session, token, attempt)
+    return True
+
+
+def _hold_again(session: Session, token: str, attempt: Attempt) -> None:
+    """Enter an attempt of an older stream into the table of the newer one."""
     attempt.named = True
     attempt.cancelled = False  # the word may have gone down with the older stream
     session.attempts[token] = attempt
-    return True

@@ -3,9 +3,10 @@
 Entries that a dispatcher took are pending under its name until they are settled, so the pending
 lists say all there is to find. For each entry the record tells what to do: not its task's current
 entry: delete it; queued: queue it again under a new entry; leased by a dispatcher that is gone, and
-brought back by no worker: release it, uncharged. The entry of an attempt that a worker brought to
-another dispatcher stays pending under the first one's name; so whoever meets it asks for the owner
-that the record names, and the owner itself remembers by task what was brought to it.
+brought back by no worker: release it, uncharged; unreadable: leave it. The entry of an attempt that
+a worker brought to another dispatcher stays pending under the first one's name; so whoever meets it
+asks for the owner that the record names, and the owner itself remembers by task what was brought to
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 import structlog
@@ -24,6 +25,7 @@ from stepstream_dispatcher.core.facts import Fact, Released, Requeued
 from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.feeder import Feeder
+from stepstream_dispatcher.engine.readable import RecordReader
 from stepstream_dispatcher.engine.sessions import Sessions
 from stepstream_dispatcher.store.port import Entry, Store
 
@@ -63,6 +65,7 @@ class Recovery:
     ) -> None:
         self._reaches = reaches
         self._store = store
+        self._reader = RecordReader(store)
         self._sessions = sessions
         self._committer = committer
         self._feeder = feeder
@@ -120,13 +123,14 @@ class Recovery:
         }
 
     async def _settle_own(self, entries: list[Entry], seen: set[str]) -> None:
-        records = await self._store.records([entry.task_id for entry in entries])
-        gone = await self.owners_gone(records)
+        records = await self._records_of(entries)
+        gone = await self.owners_gone(records.values())
         busy = self._busy_entries()  # again: the reads took time
         proposals: list[Proposal] = []
-        for entry, record in zip(entries, records, strict=True):
-            if (entry.task_id, entry.entry_id) in busy:
+        for entry in entries:
+            if (entry.task_id, entry.entry_id) in busy or entry.task_id not in records:
                 continue
+            record = records[entry.task_id]
             if record is None or record.entry != entry.entry_id:
                 await self._store.discard(entry.queue, [entry.entry_id])
             elif fact := self._own_fact(record, entry, seen, gone):
@@ -157,20 +161,21 @@ class Recovery:
 
     async def _settle_adopted(self, seen: set[str]) -> None:
         adopted = self._sessions.adopted
-        lost = [
-            token
+        lost = {
+            token: task_id
             for token, task_id in adopted.items()
             if not self._sessions.holds(token) and self._reaches(task_id)
-        ]
-        records = await self._store.records([adopted[token] for token in lost]) if lost else []
+        }
+        records = await self._reader.records(list(lost.values()))
         proposals: list[Proposal] = []
-        for token, record in zip(lost, records, strict=True):
-            if self._sessions.holds(token):
+        for token, task_id in lost.items():
+            if self._sessions.holds(token) or task_id not in records:
                 continue
+            record = records[task_id]
             if record is None or (record.lease, record.owner) != (token, self._dispatcher_id):
                 adopted.pop(token, None)
             elif fact := self._orphan_fact(record, seen):
-                proposals.append(Proposal(task_id=adopted[token], record=record, fact=fact))
+                proposals.append(Proposal(task_id=task_id, record=record, fact=fact))
         await self._apply(proposals, self._dispatcher_id)
 
     async def _find_adopted(self) -> None:
@@ -179,12 +184,11 @@ class Recovery:
             if other == self._dispatcher_id:
                 continue
             async for entries in self._pending(other):
-                records = await self._store.records([entry.task_id for entry in entries])
-                for entry, record in zip(entries, records, strict=True):
+                for task_id, record in (await self._records_of(entries)).items():
                     if record is not None and record.owner == self._dispatcher_id:
-                        self._sessions.adopted[record.lease] = entry.task_id
+                        self._sessions.adopted[record.lease] = task_id
 
-    async def owners_gone(self, records: Sequence[TaskRecord | None]) -> set[str]:
+    async def owners_gone(self, records: Collection[TaskRecord | None]) -> set[str]:
         """The owners that have not beaten for too long; none while nobody may be taken over.
 
         Somebody may have deleted the rows: where one's own is missing, others' say nothing, and who
@@ -243,10 +247,14 @@ class Recovery:
         """Settle what a dead dispatcher has pending; returns how many entries others hold."""
         left = 0
         async for entries in self._pending(dead):
-            records = await self._store.records([entry.task_id for entry in entries])
-            gone = await self.owners_gone(records)
+            records = await self._records_of(entries)
+            gone = await self.owners_gone(records.values())
+            left += sum(entry.task_id not in records for entry in entries)
             proposals: list[Proposal] = []
-            for entry, record in zip(entries, records, strict=True):
+            for entry in entries:
+                if entry.task_id not in records:
+                    continue
+                record = records[entry.task_id]
                 if record is None or record.entry != entry.entry_id:
                     await self._store.discard(entry.queue, [entry.entry_id])
                 elif fact := _dead_fact(record, entry, dead, gone):
@@ -260,6 +268,10 @@ class Recovery:
         if proposals:
             _log.warning("work taken over", dispatcher=of, attempts=len(proposals))
             await self._committer.apply(proposals)
+
+    async def _records_of(self, entries: Sequence[Entry]) -> dict[str, TaskRecord | None]:
+        """The records that entries name, by task; without those that are unreadable."""
+        return await self._reader.records([entry.task_id for entry in entries])
 
     async def _pending(self, consumer: str) -> AsyncIterator[list[Entry]]:
         for queue in self._lanes():

@@ -15,6 +15,7 @@ from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.readable import readable_records
 from stepstream_dispatcher.engine.sessions import Attempt, ReceiptWord, Session, Sessions
 from stepstream_dispatcher.store.port import Store, Verdict
 
@@ -173,7 +174,7 @@ class Settling:
             if attempt is not None:
                 records.append(attempt.record)
             else:
-                records.extend(await self._store.records([_task_of(settlement)]))
+                records.extend(await readable_records(self._store, [_task_of(settlement)]))
         return records
 
     async def _answer(

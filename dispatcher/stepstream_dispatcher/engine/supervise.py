@@ -17,10 +17,11 @@ import structlog
 
 from stepstream.errors import StoreBusy, StoreUnavailable
 
-__all__ = ["Clock", "LoopHealth", "supervise"]
+__all__ = ["Clock", "LoopHealth", "end_loops", "supervise"]
 
 _BACKOFF_MIN_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
+_CANCEL_AGAIN_S: Final = 0.5  # after a cancellation that a loop did not take
 _OUTAGE_MAX_S: Final = 0.5  # as often as Redis is asked whether it is back: work waits for it
 
 log = structlog.get_logger()
@@ -101,6 +102,18 @@ async def supervise(
             await clock.sleep(0)
         finally:
             steady.cancel()
+
+
+async def end_loops(running: set[asyncio.Task[NoReturn]]) -> None:
+    """Cancel loops until they have ended.
+
+    Once is not enough: a cancellation that comes while a fresh connection is opened or closed can
+    be lost there, and the loop goes on.
+    """
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
 
 
 def _recovered(name: str, state: LoopHealth) -> None:

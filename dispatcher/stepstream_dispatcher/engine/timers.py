@@ -8,6 +8,7 @@ from typing import Final
 from stepstream_dispatcher.core.facts import DeadlinePassed, Due, Fact
 from stepstream_dispatcher.core.record import TaskRecord, Transition
 from stepstream_dispatcher.engine.committer import Committer, Proposal
+from stepstream_dispatcher.engine.readable import RecordReader
 from stepstream_dispatcher.store.port import Store
 
 __all__ = ["Timers"]
@@ -22,6 +23,7 @@ class Timers:
 
     def __init__(self, *, store: Store, committer: Committer) -> None:
         self._store = store
+        self._reader = RecordReader(store)
         self._committer = committer
         self._earlier = asyncio.Event()
         self._next_ms: int | None = None
@@ -35,8 +37,8 @@ class Timers:
     async def run(self) -> None:
         """Act on what is due until cancelled.
 
-        What is due and does not move, such as a task of a pipeline that nobody defines, is looked
-        past by so much longer a look, so that it holds up no other.
+        What is due and does not move, such as a task of a pipeline that nobody defines or one whose
+        record is unreadable, is looked past by so much longer a look, so that it holds up no other.
         """
         stuck = 0
         while True:
@@ -53,12 +55,12 @@ class Timers:
 
     async def _act(self, task_ids: list[str]) -> int:
         """Act on what is due; returns how many timers that took away."""
-        records = await self._store.records(task_ids)
-        gone = [one for one, record in zip(task_ids, records, strict=True) if record is None]
+        records = await self._reader.records(task_ids)
+        gone = [task_id for task_id, record in records.items() if record is None]
         dropped = await self._store.drop_timers(gone) if gone else 0
         proposals = [
             Proposal(task_id=task_id, record=record, fact=self._fact(record))
-            for task_id, record in zip(task_ids, records, strict=True)
+            for task_id, record in records.items()
             if record is not None
         ]
         outcomes = await self._committer.apply(proposals) if proposals else []

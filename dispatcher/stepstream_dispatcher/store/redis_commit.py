@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from redis import exceptions as redis_errors
 
+from stepstream.errors import InternalError
 from stepstream_dispatcher.core.record import EventType, Transition
 from stepstream_dispatcher.store.codec import (
     WAITING_STATES,
@@ -200,7 +201,13 @@ def _results(transitions: Sequence[Transition], answers: Sequence[Any]) -> list[
             continue
         texts = [text.decode(errors="replace") for text in content]
         fields = dict(zip(texts[::2], texts[1::2], strict=True))
-        results.append(Result(Verdict(word.decode()), decode_record(transition.task_id, fields)))
+        try:
+            record = decode_record(transition.task_id, fields)
+        except InternalError as error:  # of this one alone
+            failure = failure or error.message
+            results.append(None)
+        else:
+            results.append(Result(Verdict(word.decode()), record))
     if failure:
         raise CommitFailed(f"redis could not carry out a transition of {failure}", results)
     return [result for result in results if result is not None]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from stepstream.errors import InvalidTask
+from redis import exceptions as redis_errors
+
+from stepstream.errors import InternalError, InvalidTask
 from stepstream_dispatcher.core.record import Event, TaskRecord
 from stepstream_dispatcher.store.codec import decode_event, decode_record
 from stepstream_dispatcher.store.keys import Keys
@@ -131,7 +133,10 @@ class RedisReads:
         replies: list[Any] = []
         for start in range(0, len(names), IDS_MAX):
             part = names[start : start + IDS_MAX]
-            replies += await self._link.ask(*(("HGETALL", name) for name in part))
+            try:
+                replies += await self._link.ask(*(("HGETALL", name) for name in part))
+            except redis_errors.ResponseError as error:  # one of them is no hash
+                raise InternalError(f"redis could not read a task: {error}") from error
         return replies
 
     async def _page(self, name: str, cursor: str, count: int) -> IndexPage:

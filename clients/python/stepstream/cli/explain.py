@@ -7,7 +7,7 @@ from stepstream.cli.connect import connected
 from stepstream.cli.options import Address, AsJson, TaskId
 from stepstream.cli.output import on_terminal, print_json, print_lines, screen, styled
 from stepstream.cli.program import command_line
-from stepstream.cli.wording import short_time
+from stepstream.cli.wording import progress_words, short_time
 from stepstream.types import ExplainReason, Explanation, Task
 
 __all__ = ["REASON_NAMES", "explain", "next_command", "span_words"]
@@ -75,6 +75,8 @@ def _print(task: Task, explanation: Explanation) -> None:
     console.print(f"  why    {explanation.message or name}")
     if task.update_time:
         console.print(f"  since  {short_time(task.update_time)}, {_ago(task.update_time)}")
+    if explanation.reason == ExplainReason.RUNNING and (so_far := progress_words(task)):
+        console.print(f"  so far {so_far}")
     if explanation.until:
         console.print(f"  until  {short_time(explanation.until)}")
     if command := next_command(task, explanation):

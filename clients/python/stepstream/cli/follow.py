@@ -1,5 +1,6 @@
 """Shows a task as it moves: the lines of `watch` and of `submit --watch`."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -8,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from stepstream.cli.exits import Exit
-from stepstream.cli.output import on_terminal, print_json, printable, screen, styled
-from stepstream.cli.wording import event_words, short_time
+from stepstream.cli.output import print_json, printable, screen, styled
+from stepstream.cli.wording import event_words, short_time, task_words
 from stepstream.types import Gap, Task, TaskEvent
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["exit_of", "follow"]
 
 _STATE_WIDTH = 16  # llm_verification
+_WAITING = "waiting"
+_AT_WORK = frozenset({"LEASED", "ADOPTED", "PROGRESS"})  # events that say where a task is
 
 Frame = Task | TaskEvent | Gap
 
@@ -43,7 +46,8 @@ def follow(
         through_review: Whether to stay while the task waits for a person.
         to_stderr: Whether standard output is wanted for the result.
     """
-    live = on_terminal() and not as_json
+    looked_at = sys.stderr if to_stderr else sys.stdout
+    live = looked_at.isatty() and not as_json
     watched = client.watch(task_id, after=after, progress=progress or live)
     frames = watched if through_review else _until_review(watched)
     if as_json:
@@ -51,10 +55,9 @@ def follow(
         return
     console = screen(stderr=to_stderr)
     with _passing_line(console, live=live) as show:
-        for frame in frames:
-            if live and isinstance(frame, TaskEvent) and frame.type == "PROGRESS":
-                show(event_words(frame))
-            else:
+        for frame, words in _placed(frames):
+            show(words)
+            if not live or not _is_progress(frame):
                 console.print(_line(frame))
 
 
@@ -88,8 +91,23 @@ def _passing_line(console: Console, *, live: bool) -> Iterator[Callable[[str], N
     if not live:
         yield lambda _words: None
         return
-    with console.status("waiting") as status:
+    with console.status(_WAITING) as status:
         yield lambda words: status.update(printable(words))
+
+
+def _placed(frames: Iterable[Frame]) -> Iterator[tuple[Frame, str]]:
+    """Hands frames on, each with where the task is by then: its past does not change that."""
+    version, words = 0, _WAITING
+    for frame in frames:
+        if isinstance(frame, Task):
+            version, words = frame.version, task_words(frame)
+        elif isinstance(frame, TaskEvent) and (_is_progress(frame) or frame.sequence > version):
+            words = event_words(frame) if frame.type in _AT_WORK else _WAITING
+        yield frame, words
+
+
+def _is_progress(frame: Frame) -> bool:
+    return isinstance(frame, TaskEvent) and frame.type == "PROGRESS"
 
 
 def _line(frame: Frame) -> Text:

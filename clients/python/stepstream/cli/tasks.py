@@ -12,7 +12,7 @@ from stepstream.cli.completion import complete_state
 from stepstream.cli.connect import connected
 from stepstream.cli.options import Address, AsJson, DataDir, Labels, TaskId, parse_labels
 from stepstream.cli.output import on_terminal, print_json, print_lines, print_table, screen
-from stepstream.cli.wording import first_line, short_time, title_of, value_text
+from stepstream.cli.wording import first_line, progress_words, short_time, title_of, value_text
 from stepstream.types import Stats, Task
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _print_facts(task: Task) -> None:
         ("phase", task.phase),
         ("step", f"{task.step}, attempt {task.attempt}" if task.attempt else task.step),
         ("worker", task.worker),
-        ("progress", f"{task.progress:.0%} {task.progress_note}" if task.progress else ""),
+        ("progress", progress_words(task)),
         ("created", _moment(task.create_time)),
         ("changed", _moment(task.update_time)),
         ("due", _moment(task.due_time)),

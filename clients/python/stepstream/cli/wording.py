@@ -10,6 +10,7 @@ __all__ = [
     "event_words",
     "finding_words",
     "first_line",
+    "progress_words",
     "short_time",
     "task_words",
     "title_of",
@@ -59,8 +60,14 @@ def task_words(task: Task) -> str:
     """Says in a few words where a task is."""
     place = f" at {task.worker}" if task.worker else ""
     again = f" (attempt {task.attempt})" if task.attempt > 1 else ""
-    progress = f" {task.progress:.0%} {task.progress_note}" if task.progress else ""
-    return f"{task.state}: {task.step}{place}{again}{progress}".rstrip()
+    return f"{task.state}: {task.step}{place}{again} {progress_words(task)}".rstrip()
+
+
+def progress_words(task: Task) -> str:
+    """How far the running attempt is, and the worker's words beside it; empty when it said none."""
+    if not (task.progress or task.progress_note):
+        return ""
+    return f"{task.progress:.0%} {task.progress_note}".rstrip()
 
 
 def short_time(moment: datetime | None) -> str:

@@ -225,7 +225,9 @@ class Stream:
             self._desk.receipts(frame.receipts.receipts)
         if frame.HasField("batch"):
             self._batch(frame.batch)
-        if frame.HasField("heartbeat_ack") and frame.heartbeat_ack.not_owned:
+        # Once the worker has moved, the attempts that it took along are not this dispatcher's.
+        moving = self._held_back is not None
+        if frame.HasField("heartbeat_ack") and frame.heartbeat_ack.not_owned and not moving:
             self._desk.not_owned(frame.heartbeat_ack.not_owned)
         if frame.cancels:
             self._desk.cancels(frame.cancels)

@@ -1,6 +1,7 @@
 """The command line against a scripted dispatcher."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -30,9 +31,11 @@ def on_terminal(stub: StubOperator) -> Iterator[Callable[..., Terminal]]:
     """Runs a command in a terminal; STEPSTREAM_ADDRESS leads to the stub."""
     opened: list[Terminal] = []
 
-    def open_one(*words: str, columns: int = 100, **environment: str) -> Terminal:
+    def open_one(
+        *words: str, columns: int = 100, stdout: Path | None = None, **environment: str
+    ) -> Terminal:
         given = {"STEPSTREAM_ADDRESS": address, **environment}
-        opened.append(Terminal(*words, environment=given, columns=columns))
+        opened.append(Terminal(*words, environment=given, columns=columns, stdout=stdout))
         return opened[-1]
 
     with serving_both(stub) as address:

@@ -57,6 +57,16 @@ def test_on_a_terminal_it_says_what_to_type_next(on_terminal, explained, columns
         assert words in terminal.text
 
 
+def test_a_running_attempt_is_shown_with_how_far_it_is(on_terminal, explained):
+    explained.tasks["t1"].progress_note = "loading the model"
+    explained.explanation = pb2.ExplainTaskResponse(reason="EXPLAIN_REASON_RUNNING")
+
+    terminal = on_terminal("explain", "t1")
+
+    assert terminal.end() == 0
+    assert "so far 0% loading the model" in terminal.text
+
+
 def test_an_unknown_task_is_exit_3(run):
     assert run("explain", "nope").exit_code == 3
 

@@ -96,3 +96,48 @@ def test_options_of_one_and_of_all_do_not_mix(run, stub, words):
 
     assert result.exit_code == 2
     assert stub.requests == []
+
+
+@pytest.fixture
+def at_work(stub):
+    """A task that is watched while it is at its second of eight pages, and goes on."""
+    running = {"step": "translate", "worker": "w-1", "progress": 0.25, "progress_note": "2 of 8"}
+    stub.tasks["t1"] = make_task(state="translating", version=2, **running)
+    past = [make_event(1, "SUBMITTED"), make_event(2, "LEASED", step="translate", actor="w-1")]
+    stub.streams.append([snapshot(stub.tasks["t1"]), *map(frame_of, past), HOLD])
+    return stub
+
+
+def test_a_terminal_shows_how_far_the_attempt_is_at_once(on_terminal, at_work):
+    terminal = on_terminal("watch", "t1")
+    terminal.until("translate at w-1\n")
+    terminal.interrupt()
+    terminal.end()
+
+    assert terminal.passing == "translating: translate at w-1 25% 2 of 8"
+
+
+def test_the_line_in_passing_follows_the_task_to_its_next_step(on_terminal, at_work):
+    news = [
+        make_event(0, "PROGRESS", step="translate", progress=0.5, message="4 of 8"),
+        make_event(3, "COMPLETED", step="translate", detail="completed"),
+        make_event(4, "QUEUED", step="verify"),
+    ]
+    at_work.streams[0][-1:] = [*map(frame_of, news), HOLD]
+
+    terminal = on_terminal("watch", "t1")
+    terminal.until("verify queued")
+    terminal.interrupt()
+    terminal.end()
+
+    assert terminal.passing == "waiting"
+
+
+def test_progress_is_shown_where_the_result_goes_into_a_file(on_terminal, at_work, tmp_path):
+    """Standard error is what a person looks at then."""
+    words = ("submit", "-p", "p", "--input-json", "{}", "--watch", "--wait")
+
+    terminal = on_terminal(*words, stdout=tmp_path / "out.md")
+    terminal.until("translate at w-1 25% 2 of 8")
+
+    assert at_work.requests[-1].include_progress

@@ -3,7 +3,14 @@
 import pytest
 
 from stepstream._convert import frame_from_message, task_from_message, value_to_payload
-from stepstream.cli.wording import event_words, finding_words, title_of, value_text
+from stepstream.cli.wording import (
+    event_words,
+    finding_words,
+    progress_words,
+    task_words,
+    title_of,
+    value_text,
+)
 from stepstream.types import EventType, TaskEvent
 from tests.unit.client.dispatcher_stub import frame, make_event, make_task
 
@@ -36,6 +43,24 @@ def _event(kind: str, **fields: object) -> TaskEvent:
 )
 def test_an_event_is_a_few_words(event, words):
     assert event_words(event) == words
+
+
+@pytest.mark.parametrize(
+    ("progress", "note", "words"),
+    [
+        (0.0, "", ""),
+        (0.25, "", "25%"),
+        (0.25, "2 of 8", "25% 2 of 8"),
+        (0.0, "loading the model", "0% loading the model"),
+    ],
+)
+def test_progress_is_a_share_and_the_note_beside_it(progress, note, words):
+    running = task_from_message(
+        make_task(state="translating", step="translate", progress=progress, progress_note=note)
+    )
+
+    assert progress_words(running) == words
+    assert task_words(running) == f"translating: translate {words}".rstrip()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EventType if kind != EventType.UNSPECIFIED])

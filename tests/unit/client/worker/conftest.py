@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sized
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 import pytest
 
@@ -82,6 +82,18 @@ async def gates() -> AsyncIterator[Gates]:
     yield made
     made.opened.set()
     made.thread_opened.set()
+
+
+@contextmanager
+def link_stopped(worker: Worker) -> Iterator[Sized]:
+    """Stops the worker's gRPC loop; yields what handlers have said and it has not heard."""
+    mailbox, go_on = worker._to_link, threading.Event()
+    assert mailbox is not None
+    mailbox._loop.call_soon_threadsafe(go_on.wait, TEST_LIMIT_S)
+    try:
+        yield mailbox._items
+    finally:
+        go_on.set()
 
 
 Serving = Callable[..., AbstractAsyncContextManager[Worker]]

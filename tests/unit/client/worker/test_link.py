@@ -250,6 +250,29 @@ async def test_a_result_that_comes_during_a_move_goes_to_the_new_dispatcher(
         assert first.settlements == []
 
 
+async def test_what_the_former_dispatcher_no_longer_owns_during_a_move_goes_on(
+    fake: FakeDispatcher, serving: Serving, gates: Gates
+) -> None:
+    """The other one has adopted it, and the former one knows that first."""
+    fake.heartbeat_interval_s = 0.05
+    async with serving(gates.held):
+        first = await fake.session(1)
+        first.batch(assignment(1, "held"))
+        await gates.started.wait()
+        fake.answers_register = False
+        first.drain()
+        second = await fake.session(2)
+        first.send(pb.WorkResponse(heartbeat_ack=pb.HeartbeatAck(not_owned=[HELD])))
+        seen = len(first.heartbeats)
+        await first.until(lambda one: len(one.heartbeats) >= seen + 4)
+        second.send(pb.WorkResponse(registered=fake.registered(second)))
+        gates.opened.set()
+        [settlement] = await second.settled(1)
+
+        assert settlement.completed.output.text == "held"
+        assert not gates.cancelled
+
+
 async def test_a_batch_that_crosses_a_failed_move_is_run(
     fake: FakeDispatcher, serving: Serving
 ) -> None:

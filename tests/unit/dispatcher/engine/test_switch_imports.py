@@ -232,6 +232,12 @@ async def test_result_for_redis_holds_up_no_other_and_takes_no_slot():
         await finish(dispatcher)
 
 
+async def lose(dispatcher: Switched, session: Session, forgotten: Handout) -> None:
+    """Give a worker up, and have nothing known of one attempt, as if it were another's."""
+    del session.attempts[forgotten.attempt.record.lease]
+    await dispatcher.engine.leases.give_up(session, "its stream broke")
+
+
 async def finish(dispatcher: Switched) -> None:
     """Cancel what is left, so that nobody waits for it any more."""
     for task_id in list(dispatcher.switch._at_rest):
@@ -264,10 +270,65 @@ async def test_loops_go_on_while_a_worker_holds_an_attempt_for_redis():
 
 
 @in_virtual_time
+async def test_worker_that_comes_back_while_redis_is_down_goes_on_with_what_was_given_up():
+    """Its loss was not recorded yet, and must not be once Redis is back."""
+    async with switched(*LOOPS, supervised=True) as dispatcher:
+        session, here, there = await one_of_each(dispatcher)
+        token = there.attempt.record.lease
+        await dispatcher.engine.leases.heard(session, list(session.attempts), session.batches)
+        await dispatcher.engine.leases.give_up(session, "its stream broke")
+
+        opened = await dispatcher.register(slots=0, inventory=(brought(there),))
+        dispatcher.rejoin()
+        await pass_time(5)
+
+        assert [word for _, word in opened.verdicts] == ["KEEP"]
+        record = await dispatcher.record(there.attempt.task_id)
+        assert (record.lease, record.losses) == (token, 0)
+        assert await dispatcher.report(opened.session, there, completed(there)) == "ACCEPTED"
+        assert here.attempt.task_id in dispatcher.switch
+        await finish(dispatcher)
+
+
+@in_virtual_time
+async def test_worker_that_goes_again_while_redis_is_down_is_charged_for_it():
+    async with switched(*LOOPS, supervised=True) as dispatcher:
+        session, _, there = await one_of_each(dispatcher)
+        await dispatcher.engine.leases.heard(session, list(session.attempts), session.batches)
+        await dispatcher.engine.leases.give_up(session, "its stream broke")
+        opened = await dispatcher.register(slots=0, inventory=(brought(there),))
+
+        dispatcher.engine.leases.broke(opened.session)
+        await pass_time(5)
+        dispatcher.rejoin()
+        await pass_time(5)
+
+        assert (await dispatcher.record(there.attempt.task_id)).losses == 1
+        await finish(dispatcher)
+
+
+@in_virtual_time
+async def test_attempt_that_is_over_is_not_kept_by_coming_back_while_redis_is_down():
+    async with switched(*LOOPS, supervised=True) as dispatcher:
+        session, _, there = await one_of_each(dispatcher)
+        there.attempt.timeout_at = asyncio.get_running_loop().time()
+        await pass_time(0.5)
+        assert there.attempt.record.lease not in session.attempts
+
+        opened = await dispatcher.register(slots=0, inventory=(brought(there),))
+        dispatcher.rejoin()
+        await pass_time(0.5)
+
+        assert [word for _, word in opened.verdicts] == ["ABANDON"]
+        assert (await dispatcher.record(there.attempt.task_id)).failures == 1
+        await finish(dispatcher)
+
+
+@in_virtual_time
 async def test_worker_that_brings_an_attempt_at_redis_keeps_it():
     async with switched(*LOOPS) as dispatcher:
         session, here, there = await one_of_each(dispatcher)
-        await dispatcher.engine.leases.give_up(session, "its stream broke")
+        await lose(dispatcher, session, there)
 
         opened = await dispatcher.register(slots=3, inventory=(brought(there),))
         again = opened.session
@@ -292,7 +353,7 @@ async def test_worker_that_brings_an_attempt_at_redis_keeps_it():
 async def test_result_that_is_brought_while_redis_is_down_is_kept_and_taken_later():
     async with switched(*LOOPS) as dispatcher:
         session, _, there = await one_of_each(dispatcher)
-        await dispatcher.engine.leases.give_up(session, "its stream broke")
+        await lose(dispatcher, session, there)
         opened = await dispatcher.register(inventory=(brought(there, settled=True),))
         again, token = opened.session, there.attempt.record.lease
         again.max_in_flight = 0
