@@ -138,18 +138,7 @@ class Engine:
         self._roster = Roster(
             store=store, sessions=self.sessions, dispatcher_id=options.dispatcher_id
         )
-        self.reception = Reception(
-            store=store,
-            sessions=self.sessions,
-            committer=self.committer,
-            leases=self.leases,
-            catalog=self.catalog,
-            dispatcher_id=options.dispatcher_id,
-            sessions_max=options.sessions_max,
-            limit_ms_of=self._limit_ms_of,
-            registered=self._registered,
-            reaches=self._reaches,
-        )
+        self.reception = self._make_reception()
         self.desk = self._make_desk()
         self.recovery = self._make_recovery()
         self.reconciler = self._make_reconciler()
@@ -165,6 +154,20 @@ class Engine:
             dispatcher_id=self.options.dispatcher_id,
             limit_ms_of=self._limit_ms_of,
             seen=self.traces.seen,
+        )
+
+    def _make_reception(self) -> Reception:
+        return Reception(
+            store=self.store,
+            sessions=self.sessions,
+            committer=self.committer,
+            leases=self.leases,
+            catalog=self.catalog,
+            dispatcher_id=self.options.dispatcher_id,
+            sessions_max=self.options.sessions_max,
+            limit_ms_of=self._limit_ms_of,
+            registered=self._registered,
+            reaches=self._reaches,
         )
 
     def _make_desk(self) -> Desk:
