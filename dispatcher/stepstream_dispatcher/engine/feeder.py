@@ -37,6 +37,7 @@ __all__ = ["Feeder"]
 
 READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
 AHEAD_MAX: Final = 256  # entries that are read ahead of a lane
+AHEAD_AFTER_S: Final = 0.002  # not before the batch of those before is on its way
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
 NOT_ALONE: Final = "no worker could be kept free for it"
@@ -75,6 +76,7 @@ class Feeder:
         self._waiting_on: frozenset[str] | None = None
         self._dry: set[str] = set()  # lanes that had less than was asked for
         self._pace = Pace()
+        self._ahead_from = 0.0  # when to look ahead again (monotonic)
         self._turn = 0
         self._stopped = False
         self.paused: frozenset[str] = frozenset()  # lanes that nothing is handed out from
@@ -136,12 +138,12 @@ class Feeder:
     def _wanted(self) -> dict[str, int]:
         """How much to read by lane: the free slots, and of a backlog what comes next.
 
-        The latter waits while leases are committed, whose way it would be in.
+        The latter waits while others are leased and sent, whose way it would be in.
         """
-        free = self._free(full=not self._leasing.in_flight)
-        if self._leasing.in_flight:
-            return free
         now = asyncio.get_running_loop().time()
+        if self._leasing.in_flight or now < self._ahead_from:
+            return self._free()
+        free = self._free(full=True)
         wanted = {queue: slots + self._ahead(queue, now) for queue, slots in free.items()}
         return {queue: amount for queue, amount in wanted.items() if amount}
 
@@ -267,7 +269,9 @@ class Feeder:
         self, taken: Sequence[tuple[Load, Session]], attempts: dict[str, Attempt]
     ) -> None:
         await self._leasing.commit(taken, attempts)
-        self._changed.set()  # what comes next may be read ahead
+        loop = asyncio.get_running_loop()
+        self._ahead_from = loop.time() + AHEAD_AFTER_S
+        loop.call_at(self._ahead_from, self._changed.set)
 
     def _unwanted(self) -> Iterator[tuple[str, list[Load]]]:
         """Take what is not to be handed out here, by why it is put back."""

@@ -23,6 +23,9 @@ REGISTER_WITHIN_S: Final = 10.0  # a stream that says nothing is closed
 SILENT_MAX: Final = (
     5_000  # streams that have not said who they are; as many as there may be workers
 )
+# Turns of the loop before the next frame is read: what a report has begun is then on its way to
+# Redis, and does not wait for gRPC's part in reading, which takes longer.
+TURNS_FIRST: Final = 3
 
 
 class WorkerService(WorkerServiceServicer):
@@ -104,6 +107,8 @@ class WorkerService(WorkerServiceServicer):
             session.is_read = False
             protocol.receive(frames.parts_of(frame))
             await self._take_in(session, frame)
+            for _ in range(TURNS_FIRST):
+                await asyncio.sleep(0)
             session.is_read, session.heard_at = True, loop.time()
         protocol.receive([HALF_CLOSE])
         session.outbox.half_closed = True

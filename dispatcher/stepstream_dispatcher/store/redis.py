@@ -44,7 +44,14 @@ from stepstream_dispatcher.store.redis_ping import ping_afresh
 from stepstream_dispatcher.store.redis_reads import RedisReads
 from stepstream_dispatcher.store.redis_registry import RedisRegistry
 from stepstream_dispatcher.store.redis_repair import RedisRepairs
-from stepstream_dispatcher.store.redis_scripts import DROP_TIMERS, TRIM, keep
+from stepstream_dispatcher.store.redis_scripts import (
+    DROP_TIMERS,
+    SETTLE,
+    SUBMIT,
+    TRIM,
+    keep,
+    preload,
+)
 from stepstream_dispatcher.store.redis_signals import RedisSignals
 
 __all__ = ["RedisStore"]
@@ -107,6 +114,7 @@ class RedisStore:
         for warning in self.warnings:
             _log.warning(warning)
         await self._registry.read_clock()
+        await preload(self._committing, SUBMIT, SETTLE)
         self._flights = await asyncio.TaskGroup().__aenter__()
 
     async def close(self) -> None:

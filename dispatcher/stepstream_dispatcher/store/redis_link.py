@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 
 from hiredis import pack_command
 from redis import exceptions as redis_errors
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -43,7 +43,7 @@ SLOT_WAIT_S: Final = (
     3.0  # for a free connection; longer than a reply takes, which tells busy from away
 )
 BUSY_RETRY_S: Final = 1.0  # when a caller that found none should try again
-HEALTH_CHECK_S: Final = 10  # a connection idle for longer is pinged first: it may be half-open
+IDLE_MAX_S: Final = 10.0  # a connection idle for longer is opened anew: it may be half-open
 
 # What the driver raises when the fate of a call is unknown. OSError covers TimeoutError too.
 LOST: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
@@ -96,31 +96,35 @@ class Link:
     """
 
     def __init__(self, url: str, *, connections_max: int, name: str) -> None:
-        self._pool = BlockingConnectionPool.from_url(
+        self._driver = ConnectionPool.from_url(  # it makes connections, and keeps none
             url,
-            max_connections=connections_max,
-            timeout=None,  # never waited for: `_slots` lets in as many as there are
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=REPLY_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
-            health_check_interval=HEALTH_CHECK_S,
             client_name=name,
         )
+        self._idle: list[tuple[AbstractConnection, float]] = []  # since when (monotonic)
+        self._lent: set[AbstractConnection] = set()
         self._slots = asyncio.Semaphore(connections_max)
         self._trouble: StoreUnavailable | None = None  # of the latest try; None: it went well
 
     def make_connection(self) -> AbstractConnection:
         """A connection outside the pool, not yet open, for whoever needs one alone."""
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        connection: AbstractConnection = self._driver.make_connection()  # type: ignore[no-untyped-call]
         return connection
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
-        # Whoever stood still meanwhile is told so by the driver; the connection is given up all the
-        # same, and so are the others.
-        with contextlib.suppress(redis_errors.TimeoutError):
-            await self._pool.disconnect()
+        lent, self._lent = self._lent, set()
+        await self._close_idle()
+        for connection in lent:
+            await connection.disconnect(nowait=True)
+
+    async def _close_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            await connection.disconnect(nowait=True)
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Send commands in one round trip, repeating all of them while the outcome is unknown.
@@ -154,7 +158,7 @@ class Link:
             if attempt + 1 == TRIES or clock() >= deadline:
                 break
             await asyncio.sleep(BACKOFF_S * 2**attempt)
-            await self._pool.disconnect(inuse_connections=False)
+            await self._close_idle()
         kind = StoreUnavailable if maybe_done else StoreUnreachable
         raise kind(f"redis does not answer: {failure}") from failure
 
@@ -177,8 +181,7 @@ class Link:
             try:
                 yield connection
             finally:
-                connection.socket_timeout = REPLY_TIMEOUT_S  # it may have to be opened again
-                await self._pool.release(connection)
+                self._give_back(connection)
         except StoreUnreachable as error:
             self._trouble = error
             raise
@@ -210,22 +213,34 @@ class Link:
             raise StoreBusy(words, retry_after_s=BUSY_RETRY_S) from None
 
     async def _connected(self) -> AbstractConnection:
-        connection: AbstractConnection | None = None
-        try:
-            with heeding_cancels():
-                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-                await connection.check_health()
-                receive_in_place(connection)
-            connection.socket_timeout = None  # `_exchange` looks at the time
-        except BaseException as error:
-            refused = isinstance(error, redis_errors.ResponseError) and connection is None
-            if connection is not None:
+        connection = await self._take_idle()
+        if connection is None:
+            connection = self.make_connection()
+            try:
+                await open_connection(connection)
+            except BaseException as error:
                 await connection.disconnect(nowait=True)
-                await self._pool.release(connection)
-            if refused or isinstance(error, LOST):
-                raise StoreUnreachable(f"redis cannot be reached: {error}") from error
-            raise
+                if isinstance(error, (redis_errors.ResponseError, *LOST)):
+                    raise StoreUnreachable(f"redis cannot be reached: {error}") from error
+                raise
+        self._lent.add(connection)
         return connection
+
+    async def _take_idle(self) -> AbstractConnection | None:
+        """The connection that was used last, unless it may be half-open by now."""
+        while self._idle:
+            connection, since = self._idle.pop()
+            idle_s = asyncio.get_running_loop().time() - since
+            if idle_s < IDLE_MAX_S and not await connection.can_read():
+                return connection
+            await connection.disconnect(nowait=True)
+        return None
+
+    def _give_back(self, connection: AbstractConnection) -> None:
+        """Keep a connection for the next call, unless it was closed meanwhile."""
+        if connection in self._lent and connection.is_connected:
+            self._idle.append((connection, asyncio.get_running_loop().time()))
+        self._lent.discard(connection)
 
 
 def _raise_unless_resent(error: Exception) -> None:

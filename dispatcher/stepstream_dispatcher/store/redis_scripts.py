@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
@@ -73,6 +74,16 @@ SURVEY: Final = Script("survey", shebang=_ALLOWED_WHEN_FULL)
 REPAIR: Final = Script("repair", shebang=_ALLOWED_WHEN_FULL)
 RECOUNT: Final = Script("recount", shebang=_ALLOWED_WHEN_FULL)
 UPKEEP: Final = Script("upkeep", shebang=_ALLOWED_WHEN_FULL)
+
+
+async def preload(link: Link, *scripts: Script) -> None:
+    """Send scripts ahead, so that no call has to wait for that. One that is refused comes later.
+
+    Raises:
+        StoreUnavailable: See Link.ask.
+    """
+    with contextlib.suppress(redis_errors.ResponseError):
+        await link.ask(*(("SCRIPT", "LOAD", script.source) for script in scripts))
 
 
 async def keep(link: Link, keys: Sequence[str], *commands: Command) -> None:

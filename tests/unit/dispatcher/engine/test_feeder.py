@@ -75,9 +75,16 @@ async def test_a_worker_that_does_not_read_is_handed_no_more(
     assert len(session.outbox.handouts) == 1
 
 
+async def translator(dispatcher: Dispatcher) -> Session:
+    """A worker with one slot that serves one lane."""
+    return await dispatcher.connect(
+        slots=1, queues=frozenset({"default"}), step_types=frozenset({"translate"})
+    )
+
+
 @feeding
 async def test_freed_slot_is_filled_again(dispatcher: Dispatcher):
-    session = await dispatcher.connect(slots=1)
+    session = await translator(dispatcher)
     for number in range(3):
         await dispatcher.submit(b"%d" % number)
 
@@ -93,13 +100,13 @@ async def work(dispatcher: Dispatcher, session: Session, tasks: int) -> None:
         (handout,) = await dispatcher.handed_out(session)
         await pass_time(0.1)
         fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
-        await dispatcher.report(session, handout, fact)
+        assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
 
 
 @feeding
 async def test_a_backlog_is_read_ahead_as_far_as_it_was_served_lately(dispatcher: Dispatcher):
     """So that the next entry is leased in the call that records the result before it."""
-    session = await dispatcher.connect(slots=1)
+    session = await translator(dispatcher)
     for number in range(20):
         await dispatcher.submit(b"%d" % number)
 
@@ -115,7 +122,7 @@ async def test_a_backlog_is_read_ahead_as_far_as_it_was_served_lately(dispatcher
 
 @feeding
 async def test_what_was_read_ahead_and_finds_no_room_is_put_back(dispatcher: Dispatcher):
-    session = await dispatcher.connect(slots=1)
+    session = await translator(dispatcher)
     for number in range(20):
         await dispatcher.submit(b"%d" % number)
     await work(dispatcher, session, 5)
@@ -131,9 +138,7 @@ async def test_what_was_read_ahead_and_finds_no_room_is_put_back(dispatcher: Dis
 @feeding
 async def test_nothing_is_read_ahead_of_a_lane_that_ran_dry(dispatcher: Dispatcher):
     """Another dispatcher may have workers that wait for what comes next."""
-    session = await dispatcher.connect(
-        slots=1, queues=frozenset({"default"}), step_types=frozenset({"translate"})
-    )
+    session = await translator(dispatcher)
     for _ in range(5):
         await dispatcher.submit()
         await work(dispatcher, session, 1)
