@@ -14,7 +14,6 @@ workers gets one for itself (`alone`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -72,8 +71,8 @@ class Feeder:
         self._seen = seen
         self._look = sessions.bell()  # there may be room for what is ready; the first to hear of it
         self._changed = sessions.bell()  # the reader looks again
-        self._moved = sessions.bell()  # it may have to be woken
         self._waiting_on: frozenset[str] | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._dry: set[str] = set()  # lanes that had less than was asked for
         self._pace = Pace()
         self._ahead_from = 0.0  # when to look ahead again (monotonic)
@@ -104,7 +103,6 @@ class Feeder:
         self._ready.clear()
         self._alone.waiting.clear()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._wake_reader())
             group.create_task(self._hand_out_for_ever(group))
             await self._read_for_ever(group)
 
@@ -193,16 +191,12 @@ class Feeder:
         self._dry.difference_update(entry.queue for entry in entries)
         return entries
 
-    async def _wake_reader(self) -> None:
-        """End the block when a lane gets credit that it does not wait on, and at the stop."""
-        while True:
-            await self._moved.wait()
-            self._moved.clear()
-            if self._waiting_on is None:
-                continue
-            unwanted = self._stopped or not self.paused.isdisjoint(self._waiting_on)
-            if unwanted or not self._free().keys() <= self._waiting_on:
-                await self._store.wake()
+    def _should_wake(self) -> bool:
+        """Whether a lane got credit that the reader does not wait on, or it waits for too much."""
+        if self._waiting_on is None:
+            return False
+        unwanted = self._stopped or not self.paused.isdisjoint(self._waiting_on)
+        return unwanted or not self._free().keys() <= self._waiting_on
 
     async def _take_in(self, entries: list[Entry], group: asyncio.TaskGroup) -> None:
         """Sort what was read: who runs alone, who is ready, and who comes too early."""
@@ -214,11 +208,12 @@ class Feeder:
             await asyncio.sleep(0)  # they reserve their workers before others take the room
         if surplus:
             group.create_task(self._leasing.put_back(surplus, NOT_ALONE, needless=True))
-        until = asyncio.get_running_loop().time() + SURPLUS_S
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SURPLUS_S
         self._ready.add([load for load in loads if not runs_alone(load.record)], until)
         self._hand_out(group)
-        if self._ready.earliest is not None:
-            self._look.set()  # the time that they may wait is counted from now
+        if self._ready:
+            loop.call_at(until, self._look.set)
 
     async def _load(self, entries: list[Entry]) -> list[Load]:
         """Read what the entries name; delete those that are no task's current one.
@@ -251,11 +246,11 @@ class Feeder:
 
     async def _hand_out_for_ever(self, group: asyncio.TaskGroup) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._ready.earliest):
-                    await self._look.wait()
+            await self._look.wait()
             self._look.clear()
             self._hand_out(group)
+            if self._should_wake() and (self._waking is None or self._waking.done()):
+                self._waking = group.create_task(self._store.wake())
 
     def _hand_out(self, group: asyncio.TaskGroup) -> None:
         """Reserve slots for all that finds room, and have it leased."""
@@ -283,7 +278,7 @@ class Feeder:
 
     def _matched(self) -> list[tuple[Load, Session]]:
         """Take what finds room from what is ready, with the worker that gets it."""
-        if self._ready.earliest is None:
+        if not self._ready:
             return []
         now = asyncio.get_running_loop().time()
         taken: list[tuple[Load, Session]] = []

@@ -44,10 +44,8 @@ class Ready:
         lane = self._lanes.get(queue)
         return len(lane) if lane else 0
 
-    @property
-    def earliest(self) -> float | None:
-        """When the first of them has waited long enough; None: nothing waits."""
-        return min((lane[0].until for lane in self._lanes.values()), default=None)
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
 
     def take_lanes(self, queues: Collection[str]) -> list[Load]:
         """Take everything of these lanes."""

@@ -28,7 +28,7 @@ def test_what_finds_room_is_taken_in_order_and_the_rest_waits():
     assert [(one.entry.entry_id, session) for one, session in taken] == [("1", "a"), ("2", "a")]
     assert ready.waiting("default") == 1
     assert names(ready.take_all()) == ["3"]
-    assert ready.earliest is None
+    assert not ready
 
 
 def test_a_slot_that_serves_two_lanes_goes_to_what_waits_longest():
@@ -50,7 +50,7 @@ def test_a_lane_without_room_holds_up_no_other():
     taken = ready.match([offer("a", 4, "default")])
 
     assert names(one for one, _ in taken) == ["2"]
-    assert ready.earliest == 1.0
+    assert ready.waiting("checks") == 1
 
 
 def test_what_has_waited_long_enough_is_taken_alone():
@@ -60,7 +60,7 @@ def test_what_has_waited_long_enough_is_taken_alone():
 
     assert names(ready.take_late(0.9)) == []
     assert names(ready.take_late(1.0)) == ["1"]
-    assert ready.earliest == 2.0
+    assert ready.waiting("default") == 1
 
 
 def test_lanes_are_taken_as_a_whole():
