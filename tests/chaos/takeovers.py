@@ -147,17 +147,16 @@ class _Places:
 
 def _explained(attempt: _Attempt, faults: Sequence[Fault], places: _Places) -> Takeover | None:
     """The fault that took the attempt, with what else was in its way; None: no such fault."""
-    on_path = [
+    before = [f for f in sorted(faults, key=lambda one: one.began) if f.began <= attempt.queued_at]
+    causes = [
         fault
-        for fault in sorted(faults, key=lambda one: one.began)
-        if fault.began <= attempt.queued_at
-        and places.path(attempt.worker, max(fault.began, attempt.since + LOGGED_S))
-        & set(fault.paths)
+        for fault in before
+        if fault.of and _could_take(fault, attempt) and _meets(fault, attempt, fault, places)
     ]
-    causes = [f for f in on_path if f.of and _could_take(f, attempt)]
     if not causes:
         return None
     cause = causes[0]
+    on_path = [fault for fault in before if _meets(fault, attempt, cause, places)]
     of = max((one.of for one in causes), key=lambda of: (LIMITS_S[of], of == "dispatcher"))
     from_at = _counts_from(cause, causes)
     for fault in on_path:
@@ -173,6 +172,16 @@ def _explained(attempt: _Attempt, faults: Sequence[Fault], places: _Places) -> T
         queued_at=attempt.queued_at,
         again=attempt.again,
     )
+
+
+def _meets(fault: Fault, attempt: _Attempt, cause: Fault, places: _Places) -> bool:
+    """Whether a fault was on the path of an attempt: of a dead worker, where it was when it died.
+
+    What its next process does says nothing about who has to take the attempt over.
+    """
+    at = cause.began if cause.kind == "kill-worker" else fault.began
+    path = places.path(attempt.worker, max(at, attempt.since + LOGGED_S))
+    return bool(path & set(fault.paths))
 
 
 def _counts_from(fault: Fault, causes: Sequence[Fault]) -> float:

@@ -92,6 +92,19 @@ def test_the_end_of_a_fault_on_the_path_starts_the_clock():
     assert one.took_s == pytest.approx(1.0)
 
 
+def test_the_path_of_a_dead_worker_is_the_one_that_it_had():
+    """Its next process is at another dispatcher; the first one has to tell Redis of the loss."""
+    moved = [*AT_WORK, Session(at=10.5, dispatcher="d-1", worker="w-0")]
+    slow = fault("slow-redis", 11.0, 17.0, "link:d-0:redis")
+    beside = fault("slow-redis", 11.0, 19.0, "link:d-1:redis")
+
+    (one,) = found(
+        killed(), slow, beside, events=[LEASED, event(17.5, EventType.LOST)], sessions=moved
+    )
+
+    assert one.from_at == pytest.approx(17.0)
+
+
 def test_what_is_queued_before_the_end_of_that_fault_is_early():
     slow = fault("slow-redis", 9.5, 14.0, "link:d-0:redis")
 
