@@ -25,11 +25,11 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.alone import Alone
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.fresh import Fresh
-from stepstream_dispatcher.engine.leasing import Leasing, Load
+from stepstream_dispatcher.engine.leasing import Leasing, Load, Round
 from stepstream_dispatcher.engine.pace import Pace
 from stepstream_dispatcher.engine.readable import read_around
 from stepstream_dispatcher.engine.ready import Ready
-from stepstream_dispatcher.engine.sessions import Attempt, Session, Sessions
+from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.store.port import Entry, Store
 
 __all__ = ["Feeder"]
@@ -102,6 +102,7 @@ class Feeder:
         self.in_hand.clear()
         self._ready.clear()
         self._alone.waiting.clear()
+        self._leasing.give_up()  # what was about to be leased when this was interrupted
         async with asyncio.TaskGroup() as group:
             group.create_task(self._hand_out_for_ever(group))
             await self._read_for_ever(group)
@@ -257,13 +258,10 @@ class Feeder:
         for reason, loads in self._unwanted():
             group.create_task(self._leasing.put_back(loads, reason))
         if taken := self._matched():
-            attempts = self._leasing.reserve(taken)
-            group.create_task(self._lease(taken, attempts))
+            group.create_task(self._lease(self._leasing.reserve(taken)))
 
-    async def _lease(
-        self, taken: Sequence[tuple[Load, Session]], attempts: dict[str, Attempt]
-    ) -> None:
-        await self._leasing.commit(taken, attempts)
+    async def _lease(self, reserved: Round) -> None:
+        await self._leasing.commit(reserved)
         loop = asyncio.get_running_loop()
         self._ahead_from = loop.time() + AHEAD_AFTER_S
         loop.call_at(self._ahead_from, self._changed.set)

@@ -26,6 +26,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, bytes]
 
 
+class Round(msgspec.Struct, frozen=True, eq=False):
+    """Entries that are matched with workers, and have their slots."""
+
+    taken: Sequence[tuple[Load, Session]]
+    attempts: dict[str, Attempt]  # by lease token, in the same order
+
+
 class Leasing:
     """Takes entries out of the feeder's hand, one way or another.
 
@@ -51,8 +58,19 @@ class Leasing:
         self._dispatcher_id = dispatcher_id
         self._limit_ms_of = limit_ms_of
         self._gone = gone
-        self.in_flight = 0  # rounds that are reserved, and not through
+        self._rounds: set[Round] = set()  # reserved, and not through
         self.stopped = False  # the dispatcher leaves: what is leased is given back
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether anything is being leased."""
+        return bool(self._rounds)
+
+    def give_up(self) -> None:
+        """Free the slots of all rounds: nobody carries them out any more."""
+        for one in list(self._rounds):
+            self._free_slots(one)
+            self._close(one)
 
     async def discard(self, entries: Sequence[Entry]) -> None:
         """Delete entries that are no task's current ones."""
@@ -85,12 +103,11 @@ class Leasing:
         Raises:
             StoreUnavailable: Which of them are leased is unknown; recovery finds them.
         """
-        await self.commit(taken, self.reserve(taken))
+        await self.commit(self.reserve(taken))
 
-    def reserve(self, taken: Sequence[tuple[Load, Session]]) -> dict[str, Attempt]:
-        """Enter the attempts into their sessions' tables; by lease token, in order."""
+    def reserve(self, taken: Sequence[tuple[Load, Session]]) -> Round:
+        """Enter the attempts into their sessions' tables, so that their slots are taken."""
         attempts: dict[str, Attempt] = {}
-        self.in_flight += 1
         now = asyncio.get_running_loop().time()
         for (load, session), token in zip(taken, new_tokens(len(taken)), strict=True):
             session.busy_at = now
@@ -104,23 +121,28 @@ class Leasing:
             )
             attempts[token] = session.attempts[token] = attempt
         self._gone([load.entry for load, _ in taken])
-        return attempts
+        made = Round(taken, attempts)
+        self._rounds.add(made)
+        return made
 
-    async def commit(
-        self, taken: Sequence[tuple[Load, Session]], attempts: dict[str, Attempt]
-    ) -> None:
+    async def commit(self, reserved: Round) -> None:
         """Lease what was reserved, and hand it out; see `lease`."""
         try:
-            await self._commit(taken, attempts)
+            await self._commit(reserved)
         finally:
-            self.in_flight -= 1
-            for _, session in taken:
-                session.leasing -= 1
-                session.outbox.notify()
+            self._close(reserved)
 
-    async def _commit(
-        self, taken: Sequence[tuple[Load, Session]], attempts: dict[str, Attempt]
-    ) -> None:
+    def _close(self, through: Round) -> None:
+        self._rounds.discard(through)
+        for _, session in through.taken:
+            session.leasing -= 1
+            session.outbox.notify()
+
+    def _free_slots(self, failed: Round) -> None:
+        for (_, session), token in zip(failed.taken, failed.attempts, strict=True):
+            session.attempts.pop(token, None)
+
+    async def _commit(self, reserved: Round) -> None:
         proposals = [
             Proposal(
                 task_id=load.entry.task_id,
@@ -132,23 +154,17 @@ class Leasing:
                     worker=session.hello.worker_name,
                 ),
             )
-            for (load, session), token in zip(taken, attempts, strict=True)
+            for (load, session), token in zip(reserved.taken, reserved.attempts, strict=True)
         ]
         outcomes: list[Outcome] = []
         try:
             outcomes = await self._committer.apply(proposals)
         finally:
             if not outcomes:  # unknown: recovery finds what was leased after all
-                for (_, session), token in zip(taken, attempts, strict=True):
-                    session.attempts.pop(token, None)
-        await self._send(taken, attempts, outcomes)
+                self._free_slots(reserved)
+        await self._send(reserved, outcomes)
 
-    async def _send(
-        self,
-        taken: Sequence[tuple[Load, Session]],
-        attempts: dict[str, Attempt],
-        outcomes: Sequence[Outcome],
-    ) -> None:
+    async def _send(self, leased: Round, outcomes: Sequence[Outcome]) -> None:
         """Put leased attempts into the outboxes, and take back what was not leased.
 
         All tables and outboxes are right before anything is awaited, so that no slot is lost.
@@ -157,8 +173,8 @@ class Leasing:
         orphaned: list[Proposal] = []
         obsolete: list[Entry] = []
         slots_moved = False
-        for (load, session), token, outcome in zip(taken, attempts, outcomes, strict=True):
-            attempt = attempts[token]
+        triples = zip(leased.taken, leased.attempts.items(), outcomes, strict=True)
+        for (load, session), (token, attempt), outcome in triples:
             if not outcome.applied or outcome.record is None:
                 session.attempts.pop(token, None)
                 slots_moved = True

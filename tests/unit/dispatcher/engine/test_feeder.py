@@ -285,6 +285,27 @@ async def test_lease_with_unknown_outcome_leaves_no_reserved_slot(
     assert len(await dispatcher.pending()) == 1  # for recovery to find
 
 
+@interrupted
+async def test_a_slot_that_was_reserved_when_the_feeder_was_interrupted_is_free_again(
+    dispatcher: Dispatcher,
+):
+    """Its commit had not begun, so that nothing in it could let go."""
+    feeder = dispatcher.engine.feeder
+    await dispatcher.submit()
+    (load,) = await feeder._load(await dispatcher.store.read("default", 1))
+    session = await dispatcher.connect(slots=1)
+    feeder._leasing.reserve([(load, session)])
+    assert (session.free, session.leasing) == (0, 1)
+
+    dispatcher.store.down = True
+    dispatcher.engine.sessions.stir()
+    await pass_time(1)
+    dispatcher.store.down = False
+    await pass_time(10)
+
+    assert (session.free, session.leasing) == (1, 0)
+
+
 @feeding
 async def test_entry_of_a_task_that_was_cancelled_meanwhile_is_no_attempt(dispatcher: Dispatcher):
     dispatcher.store.slow.clear()
