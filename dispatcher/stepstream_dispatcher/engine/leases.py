@@ -137,18 +137,13 @@ class Leases:
         """Settle everything that a session still holds, and forget it.
 
         What has ended and is not recorded goes back uncharged: its worker has the result, and is
-        gone. What is on its way to the record, or belongs to a task that is away, is left to
-        recovery.
+        gone. What is on its way to the record is left to recovery.
         """
         self._sessions.remove(session)
         vanished = not session.outbox.superseded  # a half-close tells nothing: a kill looks like it
         attempts = dict(session.attempts)
         session.attempts.clear()
-        parked = [
-            (token, attempt)
-            for token, attempt in session.parked.items()
-            if self._reaches(attempt.task_id)
-        ]
+        parked = dict(session.parked)
         session.parked.clear()
         waited_s = asyncio.get_running_loop().time() - session.heard_at
         if session.broken_at is not None:
@@ -165,7 +160,7 @@ class Leases:
                 (attempt, self._gone(session, token, attempt, reason, waited_s, vanished=vanished))
                 for token, attempt in attempts.items()
             ]
-            + [(attempt, self._unrecorded(session, token)) for token, attempt in parked]
+            + [(attempt, self._unrecorded(session, token)) for token, attempt in parked.items()]
         )
 
     def _unrecorded(self, session: Session, token: str) -> Ending:

@@ -206,6 +206,8 @@ class Reception:
             return False
         if given_up is None:
             session.unseen[token] = item.settled
+        elif item.settled:
+            session.parked[token] = given_up
         else:
             _hold_again(session, token, given_up)
         return True

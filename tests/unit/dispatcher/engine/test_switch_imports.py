@@ -307,6 +307,43 @@ async def test_worker_that_goes_again_while_redis_is_down_is_charged_for_it():
         await finish(dispatcher)
 
 
+async def parked(dispatcher: Switched) -> tuple[Session, Handout]:
+    """A worker with a result for Redis, which is down."""
+    session, _, there = await one_of_each(dispatcher)
+    words = await dispatcher.report(session, there, completed(there))
+    assert words == "RETRY_LATER"
+    return session, there
+
+
+@in_virtual_time
+async def test_result_that_its_worker_died_with_is_not_waited_for_once_redis_is_back():
+    async with switched(*LOOPS, supervised=True) as dispatcher:
+        session, there = await parked(dispatcher)
+
+        await dispatcher.engine.leases.give_up(session, "its stream broke")
+        dispatcher.rejoin()
+        await pass_time(0.6)  # recovery would take another 1.5 s for a lease that nobody holds
+
+        record = await dispatcher.record(there.attempt.task_id)
+        assert (record.stage, record.losses) == (Stage.QUEUED, 0)
+        await finish(dispatcher)
+
+
+@in_virtual_time
+async def test_worker_that_comes_back_with_a_result_while_redis_is_down_gives_it_later():
+    async with switched(*LOOPS, supervised=True) as dispatcher:
+        session, there = await parked(dispatcher)
+        await dispatcher.engine.leases.give_up(session, "its stream broke")
+
+        opened = await dispatcher.register(slots=1, inventory=(brought(there, settled=True),))
+        assert opened.session.free == 1
+        dispatcher.rejoin()
+        await pass_time(0.6)
+
+        assert await dispatcher.report(opened.session, there, completed(there)) == "ACCEPTED"
+        await finish(dispatcher)
+
+
 @in_virtual_time
 async def test_attempt_that_is_over_is_not_kept_by_coming_back_while_redis_is_down():
     async with switched(*LOOPS, supervised=True) as dispatcher:
