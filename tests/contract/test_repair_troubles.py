@@ -307,3 +307,46 @@ async def test_in_the_background_a_busy_system_is_mended_and_not_counted(
     assert again is None
     assert not await redis_store.sweep_is_due()
     assert (await redis_store.counts())["pending"] == tasks
+
+
+async def test_after_many_sweeps_that_did_not_count_one_does(redis_store, redis, monkeypatch):
+    """Counts that cancel each other out show in nothing else."""
+    monkeypatch.setattr(reconciler, "BACKGROUND_EVENTS_MAX", 0)
+    monkeypatch.setattr(reconciler, "UNCOUNTED_MAX", 1)
+    counted = []
+    async with healer_of(redis_store) as healer:
+        await healer.reconciler.look()
+        for number in range(2):
+            await redis.client.delete(redis.keys.swept)
+            async with asyncio.TaskGroup() as group:
+                looking = group.create_task(healer.reconciler.look())
+                tasks = 0
+                while not looking.done():
+                    tasks += 1
+                    await advance(redis_store, f"t{number}-{tasks}", "create")
+            report = looking.result()
+            assert report is not None
+            counted.append(report.counted)
+
+    assert counted == [False, True]
+
+
+async def test_a_sweep_in_the_background_that_lost_its_claim_is_due_again(
+    redis_store, redis, peer_of_redis, monkeypatch
+):
+    async with healer_of(redis_store) as healer:
+        await healer.reconciler.look()
+        await redis.client.delete(redis.keys.swept)
+        claim = redis_store.claim_sweep
+        claims = iter([True, False])
+        monkeypatch.setattr(redis_store, "claim_sweep", lambda **_: _answer(next(claims)))
+        report = await healer.reconciler.look()
+        monkeypatch.setattr(redis_store, "claim_sweep", claim)
+
+    assert report is not None
+    assert not report.finished
+    assert await redis_store.sweep_is_due()
+
+
+async def _answer(word: bool) -> bool:
+    return word

@@ -2,18 +2,20 @@
 
 Theory of operation. One reader per dispatcher takes entries of one lane at a time, never more than
 the free credit of the sessions that the lane may feed, and what is likely to find room within a
-moment: of a lane with a backlog as many are read ahead as it was served lately, so that a freed
-slot is filled at once. When all lanes are empty it blocks over those with free credit, and is woken
-when a new one gets some; nothing is read ahead of a lane that runs dry, since another dispatcher
-may have workers that wait for it. What was read is *in hand* until it is leased, and counts against
-the credit. An entry that is not its record's current one is deleted unseen. An entry that finds no
-room after all is held for a second and then put back uncharged. A step that has taken down two
-workers gets one for itself (`alone`).
+moment: of a lane with a backlog, which is served in quick rounds, one round is read ahead (`pace`),
+so that a freed slot is filled at once. When all lanes are empty it blocks over those with free
+credit, and is woken when a new one gets some. Nothing is read ahead of a lane that runs dry, since
+another dispatcher may have workers that wait for it, nor of one that shares its workers with other
+lanes, which would never have their turn. What was read is *in hand* until it is leased. An entry
+that is not its record's current one is deleted unseen. An entry that finds no room after all is
+held for a moment and then put back uncharged. A step that has taken down two workers gets one for
+itself (`alone`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -35,10 +37,10 @@ from stepstream_dispatcher.store.port import Entry, Store
 __all__ = ["Feeder"]
 
 READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
-AHEAD_MAX: Final = 256  # entries that are read ahead of a lane
 AHEAD_AFTER_S: Final = 0.002  # not before the batch of those before is on its way
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
+AHEAD_HELD_S: Final = 0.25  # likewise, one that was read ahead of the room
 NOT_ALONE: Final = "no worker could be kept free for it"
 NO_ROOM: Final = "no worker had room"
 PAUSED: Final = "its queue is paused"
@@ -76,7 +78,8 @@ class Feeder:
         self._dry: set[str] = set()  # lanes that had less than was asked for
         self._pace = Pace()
         self._ahead_from = 0.0  # when to look ahead again (monotonic)
-        self._turn = 0
+        self._last = ""  # the lane that entries came from last
+        self._is_ahead = False  # the latest read was for more than there was room
         self._stopped = False
         self.paused: frozenset[str] = frozenset()  # lanes that nothing is handed out from
         self.in_hand: set[Entry] = set()  # read, and not yet leased
@@ -102,10 +105,12 @@ class Feeder:
         self.in_hand.clear()
         self._ready.clear()
         self._alone.waiting.clear()
-        self._leasing.give_up()  # what was about to be leased when this was interrupted
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._hand_out_for_ever(group))
-            await self._read_for_ever(group)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hand_out_for_ever(group))
+                await self._read_for_ever(group)
+        finally:
+            self._leasing.give_up()  # what was reserved, and whose commit never began
 
     def stop(self) -> None:
         """Hand out nothing more, and put back what is in hand."""
@@ -139,52 +144,48 @@ class Feeder:
 
         The latter waits while others are leased and sent, whose way it would be in.
         """
+        free = self._free()
         now = asyncio.get_running_loop().time()
-        if self._leasing.in_flight or now < self._ahead_from:
-            return self._free()
-        free = self._free(full=True)
-        wanted = {queue: slots + self._ahead(queue, now) for queue, slots in free.items()}
-        return {queue: amount for queue, amount in wanted.items() if amount}
+        if self._stopped or self._leasing.in_flight or now < self._ahead_from:
+            return free
+        lanes = self._sessions.lanes_apart() - self._dry - self.paused
+        ahead = {queue: self._ahead(queue, now) for queue in lanes}
+        wanted = {queue: free.get(queue, 0) + amount for queue, amount in ahead.items() if amount}
+        return free | wanted
 
     def _ahead(self, queue: str, now: float) -> int:
-        if queue in self._dry:
-            return 0
-        return max(0, min(self._pace.ahead(queue, now), AHEAD_MAX) - self._ready.waiting(queue))
+        return max(0, self._pace.ahead(queue, now) - self._ready.waiting(queue))
 
-    def _free(self, *, full: bool = False) -> dict[str, int]:
-        """Free slots by lane: what is ready has had its chance, and found none of them.
-
-        Args:
-            full: Also the lanes whose workers have no room at the moment.
-        """
+    def _free(self) -> dict[str, int]:
+        """Free slots by lane: what is ready has had its chance, and found none of them."""
         if self._stopped:
             return {}
         free: dict[str, int] = {}
-        for offer in self._sessions.offers(full=full):
+        for offer in self._sessions.offers():
             for queue in offer.queues - self.paused:
                 free[queue] = free.get(queue, 0) + offer.free
         return free
 
     async def _read(self, wanted: dict[str, int]) -> list[Entry]:
-        """Take what the next lane with entries has, each lane first in its turn."""
-        queues = sorted(wanted)
-        self._turn += 1
-        for offset in range(len(queues)):
-            queue = queues[(self._turn + offset) % len(queues)]
+        """Take what the next lane with entries has, each lane in its turn."""
+        free = self._free()
+        for queue in sorted(wanted, key=lambda name: (name <= self._last, name)):
             count = min(wanted[queue], READ_MAX)
+            self._is_ahead = count > free.get(queue, 0)
             entries = await self._store.read(queue, count)
             if len(entries) < count:
                 self._dry.add(queue)
             else:
                 self._dry.discard(queue)
             if entries:
+                self._last = queue
                 return entries
         return []
 
     async def _wait(self, queues: frozenset[str]) -> list[Entry]:
         if not self._free().keys() <= queues:
             return []  # a lane got credit while the others were read
-        self._waiting_on = queues
+        self._waiting_on, self._is_ahead = queues, False
         try:
             entries = await self._store.wait(sorted(queues), timeout_s=WAIT_S)
         finally:
@@ -210,7 +211,7 @@ class Feeder:
         if surplus:
             group.create_task(self._leasing.put_back(surplus, NOT_ALONE, needless=True))
         loop = asyncio.get_running_loop()
-        until = loop.time() + SURPLUS_S
+        until = loop.time() + (AHEAD_HELD_S if self._is_ahead else SURPLUS_S)
         self._ready.add([load for load in loads if not runs_alone(load.record)], until)
         self._hand_out(group)
         if self._ready:
@@ -233,6 +234,7 @@ class Feeder:
         for entry, known in found.items():
             if known is None:
                 self._drop([entry])
+                self._sessions.stir()  # whoever drains may wait for it
                 continue
             record, data = known
             if record is not None and is_current(record, entry):
@@ -252,6 +254,7 @@ class Feeder:
             self._hand_out(group)
             if self._should_wake() and (self._waking is None or self._waking.done()):
                 self._waking = group.create_task(self._store.wake())
+                self._waking.add_done_callback(lambda _: self._look.set())
 
     def _hand_out(self, group: asyncio.TaskGroup) -> None:
         """Reserve slots for all that finds room, and have it leased."""
@@ -272,6 +275,8 @@ class Feeder:
             yield PAUSED, paused
         now = asyncio.get_running_loop().time()
         if late := self._ready.take_all() if self._stopped else self._ready.take_late(now):
+            for queue in {load.entry.queue for load in late}:
+                self._pace.in_vain(queue, now)
             yield NO_ROOM, late
 
     def _matched(self) -> list[tuple[Load, Session]]:
@@ -284,7 +289,8 @@ class Feeder:
             session = self._sessions.get(session_id)
             assert session is not None, "offers are of open sessions"
             taken.append((load, session))
-            self._pace.count(load.entry.queue, now)
+        for queue, amount in Counter(load.entry.queue for load, _ in taken).items():
+            self._pace.leased(queue, amount, now)
         return taken
 
     def _offers(self) -> list[Offer]:

@@ -36,6 +36,9 @@ BACKGROUND_EVERY_S: Final = 300.0  # after the end of the latest sweep, whoever'
 SHARE: Final = 0.05  # of Redis's time, for a sweep that somebody waits for
 BACKGROUND_SHARE: Final = 0.02
 BACKGROUND_EVENTS_MAX: Final = 10_000  # that it hears; 25 us each, so 0.25 s of the loop
+UNCOUNTED_MAX: Final = (
+    36  # sweeps in the background, 3 h of them; then one hears as much as it takes
+)
 
 # Why a sweep is made, as the log says it.
 ASKED: Final = "an operator asked"
@@ -79,6 +82,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._lanes_made = 0  # as of the latest sweep
         self._uncounted = False  # the latest sweep could not count
+        self._uncounted_before = 0  # sweeps in the background, in a row
         self._patience = Patience(first_s=VAIN_S, most_s=VAIN_MAX_S)
         self._unreadable: frozenset[str] = frozenset()  # tasks that were told of
         self._seen: dict[str, int] = {}  # the difference that was found last
@@ -189,6 +193,7 @@ class Reconciler:
         report = await self._swept(in_background=reason == DUE)
         # Of a busy system a sweep in the background does not count: the next look tells if it must.
         uncounted = not report.counted and reason != DUE
+        self._uncounted_before = 0 if report.counted else self._uncounted_before + 1
         self._lanes_made, self._uncounted = lanes_made, uncounted
         mended = set(report.repaired) - {Repair.COUNTS}
         if report.counted:
@@ -228,11 +233,16 @@ class Reconciler:
                 orphans=self._orphans,
                 queues=self._lanes(),
                 share=BACKGROUND_SHARE if in_background else SHARE,
-                events_max=BACKGROUND_EVENTS_MAX if in_background else math.inf,
+                events_max=self._events_max(in_background=in_background),
             )
             report = await sweep.run()
         finally:
-            done = report is not None and (report.counted or in_background)
+            done = report is not None and (report.counted or (in_background and report.finished))
             with contextlib.suppress(StoreUnavailable):
                 await self._store.end_sweep(quiet_s=BACKGROUND_EVERY_S if done else 0)
         return report
+
+    def _events_max(self, *, in_background: bool) -> float:
+        if in_background and self._uncounted_before < UNCOUNTED_MAX:
+            return BACKGROUND_EVENTS_MAX
+        return math.inf

@@ -299,10 +299,16 @@ class Sessions:
         self._queues.pop(session.id, None)
         self.stir()
 
-    def offers(self, *, full: bool = False) -> list[Offer]:
-        """The offers of all sessions with room; also of those that are merely full."""
-        offers = (s.offer(self._queues[s.id]) for s in self._by_id.values() if s.open)
-        return [offer for offer in offers if full or offer.free > 0]
+    def offers(self) -> list[Offer]:
+        """The offers of all sessions with room."""
+        offers = (s.offer(self._queues[s.id]) for s in self._by_id.values())
+        return [offer for offer in offers if offer.free > 0]
+
+    def lanes_apart(self) -> set[str]:
+        """The lanes whose workers serve no other lane; a worker may be full, but takes more."""
+        sets = {self._queues[s.id] for s in self._by_id.values() if s.open}
+        shared = {queue for queues in sets if len(queues) > 1 for queue in queues}
+        return {queue for queues in sets for queue in queues} - shared
 
     def holder(self, token: str) -> tuple[Session, Attempt] | None:
         """Who holds a lease here."""

@@ -71,6 +71,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int  # records that it looked at
     took_s: float
     counted: bool  # whether the counts are right now; else they have to be counted again
+    finished: bool = True  # whether it has looked at everything
     unreadable: tuple[str, ...] = ()  # tasks whose records say nothing; at most UNREADABLE_MAX
 
 
@@ -128,11 +129,12 @@ class Sweep:
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        counted = False
+        counted = finished = False
         try:
             async with asyncio.TaskGroup() as group:
                 listening = group.create_task(self._listen())
                 counted = await self._pass()
+                finished = True
                 listening.cancel()
         except* _ClaimLostError:
             pass
@@ -144,6 +146,7 @@ class Sweep:
             tasks=self._tasks,
             took_s=clock() - began,
             counted=counted,
+            finished=finished,
             unreadable=tuple(self._unreadable),
         )
 
