@@ -31,7 +31,7 @@ async def working(
     given: Counter[str] = Counter()
 
     async def run(handout: Handout) -> None:
-        await asyncio.sleep(step_s())
+        await pass_time(step_s())
         dispatcher.engine.settling.receive(session, [settlement(handout, done(handout))])
 
     async def take(group: asyncio.TaskGroup) -> None:
@@ -95,7 +95,7 @@ async def test_a_lane_that_gets_credit_while_the_reader_is_woken_is_waited_on_at
 
     async def slow_wake() -> None:
         await wake()
-        await asyncio.sleep(0.002)
+        await pass_time(0.002)
 
     await dispatcher.connect(
         "translator", queues=frozenset({"default"}), step_types=frozenset({"translate"})
