@@ -224,6 +224,7 @@ class Nemesis:
             await connection.config_set("maxmemory", 1_000_000)  # less than an empty server has
             try:
                 await lasts(planned.lasts_s)
+                await self._errors_after("OOM", before)
             finally:
                 await connection.config_set("maxmemory", 0)
         refused = await self._errors("OOM") - before
@@ -238,6 +239,7 @@ class Nemesis:
         resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
         try:
             await lasts(planned.lasts_s)
+            await self._errors_after("MISCONF", before)
         finally:
             resource.prlimit(child.pid, resource.RLIMIT_FSIZE, unlimited)
         refused = await self._errors("MISCONF") - before
@@ -253,7 +255,7 @@ class Nemesis:
         return int(told.get(f"errorstat_{word}", {}).get("count", 0))
 
     async def _errors_after(self, word: str, before: int) -> int:
-        """How many errors of a kind come within seconds."""
+        """How many errors of a kind come within seconds: all dispatchers may be away just now."""
         for _ in range(50):
             found = await self._errors(word) - before
             if found:
