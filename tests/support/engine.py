@@ -353,12 +353,11 @@ async def make_dangerous(dispatcher: Dispatcher, task_id: str, count: str = "los
     """Have a task look as if its step had taken down two workers, or vanished with them."""
     record = await dispatcher.record(task_id)
     event = Event(sequence=2, at_ms=0, type=EventType.LOST, state=record.state)
-    fields = {count: 2, "version": 2}
     change = Transition(
         task_id=task_id,
         op_id="op-lost-",
         expected_version=1,
-        fields=fields,
+        fields={count: 2, "version": 2},
         ack=(record.queue, record.entry),
         enqueue=record.queue,
         event=event,
