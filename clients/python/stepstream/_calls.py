@@ -10,7 +10,13 @@ from uuid import uuid4
 
 from stepstream import _convert, types
 from stepstream._status import error_from_item
-from stepstream.errors import InvalidTask, OutcomeUnknown, StepstreamError, Unavailable
+from stepstream.errors import (
+    InternalError,
+    InvalidTask,
+    OutcomeUnknown,
+    StepstreamError,
+    Unavailable,
+)
 from stepstream.v1 import dispatcher_service_pb2 as pb2
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "stats",
     "submit",
     "submit_batch",
+    "together",
     "wait",
     "watch_tasks",
 ]
@@ -114,6 +121,20 @@ def submit_batch(
         metadata=metadata,
         is_submit=True,
     )
+
+
+def together(
+    submits: Sequence[Call[types.Submitted]],
+) -> Call[list[types.Submitted | StepstreamError]]:
+    """Make several submits with one call; the answers are as many, in order."""
+
+    def read(answer: pb2.SubmitBatchResponse) -> list[types.Submitted | StepstreamError]:
+        if len(answer.results) != len(submits):
+            raise InternalError(f"{len(answer.results)} results for {len(submits)} requests")
+        return _read_batch(answer)
+
+    request = pb2.SubmitBatchRequest(requests=[one.request for one in submits])
+    return Call(method="SubmitBatch", request=request, read=read, is_submit=True)
 
 
 def get(task_id: str, *, payloads: bool) -> Call[types.Task]:
