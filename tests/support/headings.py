@@ -24,7 +24,12 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
         "test_reflection",
         "test_documented_lines",
     ),
-    "concurrent processing": ("test_concurrency", "test_two_dispatchers", "test_thread_slots"),
+    "concurrent processing": (
+        "test_concurrency",
+        "test_submits",
+        "test_two_dispatchers",
+        "test_thread_slots",
+    ),
     "error handling and retries": ("test_retries", "test_deadlines"),
     "worker failure recovery": (
         "test_kill",

@@ -10,7 +10,13 @@ from uuid import uuid4
 
 from stepstream import _convert, types
 from stepstream._status import error_from_item
-from stepstream.errors import InvalidTask, OutcomeUnknown, StepstreamError, Unavailable
+from stepstream.errors import (
+    InternalError,
+    InvalidTask,
+    OutcomeUnknown,
+    StepstreamError,
+    Unavailable,
+)
 from stepstream.v1 import dispatcher_service_pb2 as pb2
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "stats",
     "submit",
     "submit_batch",
+    "together",
     "wait",
     "watch_tasks",
 ]
@@ -84,7 +91,8 @@ def submit(
     Raises:
         InvalidTask: a value cannot travel.
     """
-    request = _submit_request(item)
+    request = pb2.SubmitRequest()
+    _fill_request(request, item)
     return Call(
         method="Submit",
         request=request,
@@ -103,8 +111,9 @@ def submit_batch(
     Raises:
         InvalidTask: a value cannot travel; `field` starts with the item's index.
     """
-    requests = [_batch_request(index, item) for index, item in enumerate(items)]
-    request = pb2.SubmitBatchRequest(requests=requests)
+    request = pb2.SubmitBatchRequest()
+    for index, item in enumerate(items):
+        _fill_indexed(request.requests.add(), index, item)
     return Call(
         method="SubmitBatch",
         request=request,
@@ -112,6 +121,20 @@ def submit_batch(
         metadata=metadata,
         is_submit=True,
     )
+
+
+def together(
+    submits: Sequence[Call[types.Submitted]],
+) -> Call[list[types.Submitted | StepstreamError]]:
+    """Make several submits with one call; the answers are as many, in order."""
+
+    def read(answer: pb2.SubmitBatchResponse) -> list[types.Submitted | StepstreamError]:
+        if len(answer.results) != len(submits):
+            raise InternalError(f"{len(answer.results)} results for {len(submits)} requests")
+        return _read_batch(answer)
+
+    request = pb2.SubmitBatchRequest(requests=[one.request for one in submits])
+    return Call(method="SubmitBatch", request=request, read=read, is_submit=True)
 
 
 def get(task_id: str, *, payloads: bool) -> Call[types.Task]:
@@ -184,7 +207,7 @@ def review(
         version=version,
     )
     if output is not None:
-        request.output.CopyFrom(_convert.value_to_payload(output, "output"))
+        _convert.fill_payload(request.output, output, "output")
     return Call(method="DecideReview", request=request, read=read_task)
 
 
@@ -207,14 +230,12 @@ def watch_tasks(
     return pb2.WatchTasksRequest(pipeline=pipeline, states=states, labels=labels or {})
 
 
-def _submit_request(item: types.SubmitItem) -> pb2.SubmitRequest:
-    request = pb2.SubmitRequest(
-        pipeline=item.pipeline,
-        input=_convert.value_to_payload(item.input),
-        request_id=item.request_id or new_request_id(),
-        labels=item.labels,
-        require_durable=item.require_durable,
-    )
+def _fill_request(request: pb2.SubmitRequest, item: types.SubmitItem) -> None:
+    request.pipeline = item.pipeline
+    _convert.fill_payload(request.input, item.input)
+    request.request_id = item.request_id or new_request_id()
+    request.labels.update(item.labels)
+    request.require_durable = item.require_durable
     if item.delay_s is not None:
         request.delay.CopyFrom(_convert.seconds_to_duration(item.delay_s, "delay"))
     if item.deadline_s is not None:
@@ -225,12 +246,11 @@ def _submit_request(item: types.SubmitItem) -> pb2.SubmitRequest:
         if seconds is not None:
             duration = _convert.seconds_to_duration(seconds, f"retry.{name}")
             getattr(request.retry, name).CopyFrom(duration)
-    return request
 
 
-def _batch_request(index: int, item: types.SubmitItem) -> pb2.SubmitRequest:
+def _fill_indexed(request: pb2.SubmitRequest, index: int, item: types.SubmitItem) -> None:
     try:
-        return _submit_request(item)
+        _fill_request(request, item)
     except InvalidTask as error:
         place = f"requests[{index}]"
         raise type(error)(f"{place}.{error}", field=f"{place}.{error.field}") from error

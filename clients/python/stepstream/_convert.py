@@ -25,6 +25,7 @@ __all__ = [
     "DEPTH_MAX",
     "duration_to_seconds",
     "explanation_from_message",
+    "fill_payload",
     "frame_from_message",
     "payload_to_value",
     "pipeline_from_message",
@@ -43,16 +44,27 @@ _DURATION_S_MAX = 315_576_000_000  # google/protobuf/duration.proto
 
 
 def value_to_payload(value: Any, field: str = "input") -> task_pb2.Payload:
-    """Makes the message of a value; a dict becomes json, a str text, bytes data, None nothing.
+    """Makes the message of a value; see fill_payload."""
+    payload = task_pb2.Payload()
+    fill_payload(payload, value, field)
+    return payload
+
+
+def fill_payload(payload: task_pb2.Payload, value: Any, field: str = "input") -> None:
+    """Writes a value: a dict becomes json, a str text, bytes data, None nothing.
+
+    In its place within a request, a large value is copied once; a payload that is made apart and
+    then given to a request is written out and read again.
 
     Args:
+        payload: An empty message.
         value: What to send.
         field: Name that error messages give to the value.
 
     Raises:
         InvalidTask: a member cannot travel; `field` of the error is its path.
     """
-    payload = task_pb2.Payload()
+    payload.SetInParent()
     match value:
         case None:
             pass
@@ -66,7 +78,6 @@ def value_to_payload(value: Any, field: str = "input") -> task_pb2.Payload:
         case _:
             kind = type(value).__name__
             raise InvalidTask(f"{field}: {kind} is not a dict, str, bytes or None", field=field)
-    return payload
 
 
 def payload_to_value(payload: task_pb2.Payload) -> types.Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -19,6 +19,7 @@ from stepstream._channel import CHANNEL_OPTIONS, CLOSED, Endpoints
 from stepstream._retry import Limits, Retry
 from stepstream._status import error_from_rpc
 from stepstream._stubs import stub_of
+from stepstream._submits import Submits
 from stepstream._watch import Watch
 from stepstream.errors import StepstreamError, Unavailable
 from stepstream.operator_client import AsyncOperator
@@ -45,6 +46,7 @@ T = TypeVar("T")
 class AsyncClient:
     """Submits tasks and asks for them, from asyncio; an asynchronous context manager.
 
+    Within its `async with` block, submits that are made at the same time share calls.
     Every call is idempotent and is made again after UNAVAILABLE, at the next address if there is
     one, and after a refusal that says when to come back, until its timeout.
     Errors are those of `stepstream.errors`, and the built-in TimeoutError.
@@ -57,7 +59,8 @@ class AsyncClient:
             the task has ended or waits for a person, so it is longer; that nobody answers is still
             said after timeout_s.
         retry_s: How long failures are retried; None: until timeout_s, 0: not at all.
-        channel: A channel to use instead (for TLS or interceptors); its maker closes it.
+        channel: A channel to use instead (for TLS or interceptors); its maker closes it. Each
+            submit then goes by itself.
     """
 
     def __init__(
@@ -78,8 +81,11 @@ class AsyncClient:
         self._stubs: dict[str, DispatcherServiceAsyncStub] = {}
         self._luck = random.Random()
         self._closed = asyncio.Event()
+        self._submits = Submits(self._once)
 
     async def __aenter__(self) -> Self:
+        if self._given is None:  # its interceptors may add what is the caller's to each call
+            await self._submits.open()
         return self
 
     async def __aexit__(
@@ -93,6 +99,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connections. Calls under way, and later ones, raise Unavailable."""
         self._closed.set()
+        await self._submits.close()
         self._stubs.clear()
         while self._channels:
             await self._channels.pop().close()
@@ -113,6 +120,9 @@ class AsyncClient:
         call_timeout_s: float | None = None,
     ) -> Submitted:
         """Submits one task.
+
+        Many tasks submitted at the same time make few calls, as `submit_batch` does, while each
+        has its own answer, error, retries and time limit.
 
         Args:
             pipeline: Name of the pipeline, for example `translation`.
@@ -150,7 +160,7 @@ class AsyncClient:
         )
         with _tracing.producing(item.pipeline) as trace:
             call = _calls.submit(item, trace.metadata)
-            return trace.accepted(await self._run(call, call_timeout_s))
+            return trace.accepted(await self._run(call, call_timeout_s, self._submits.submit))
 
     async def submit_batch(
         self, items: Sequence[SubmitItem], *, call_timeout_s: float | None = None
@@ -370,12 +380,18 @@ class AsyncClient:
         """What operators call: workers, queues, dead letters, pipelines."""
         return AsyncOperator(self._run)
 
-    async def _run(self, call: _calls.Call[T], call_timeout_s: float | None = None) -> T:
+    async def _run(
+        self,
+        call: _calls.Call[T],
+        call_timeout_s: float | None = None,
+        attempt: Callable[[_calls.Call[T], str, float], Awaitable[T]] | None = None,
+    ) -> T:
+        attempt = attempt or self._once
         retry = self._limits.of_call(call, call_timeout_s, time.monotonic())
         while True:
             address = self._endpoints.current
             try:
-                return await self._once(call, address, retry.begin_s(time.monotonic()))
+                return await attempt(call, address, retry.begin_s(time.monotonic()))
             except (StepstreamError, TimeoutError) as error:
                 if not await self._pauses(retry, error, address):
                     call.give_up(error)

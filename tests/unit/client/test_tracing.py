@@ -1,5 +1,6 @@
 """A client takes part in the tracing of its program, and brings none along."""
 
+import asyncio
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -69,6 +70,19 @@ async def test_the_current_context_goes_with_an_asynchronous_submit():
             await client.submit_batch(ITEMS)
 
     assert stub.heard == [METADATA, METADATA]
+
+
+async def test_submits_in_a_trace_go_each_with_their_own_context():
+    stub = Hearing()
+    with serving(stub) as address:
+        async with AsyncClient(address) as client:
+            await client.submit("a", "text")
+            with traced():
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(3):
+                        group.create_task(client.submit("a", "text"))
+
+    assert stub.heard == [(), METADATA, METADATA, METADATA]
 
 
 def test_a_call_that_is_made_again_carries_the_same_context():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from google.protobuf.message import Message
 
-from stepstream._convert import seconds_to_duration, value_to_payload
+from stepstream._convert import fill_payload, seconds_to_duration
 from stepstream.errors import InvalidTask
 from stepstream.session import MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from stepstream.types import Value
@@ -85,15 +85,15 @@ def heartbeat(held: Iterable[Item], batch_received: int, loop_lag_s: float) -> p
 def completed(attempt: Attempt, value: Value | Completed) -> pb.Settlement:
     """A handler's return value, or the failure that it amounts to when it cannot travel."""
     outcome = value if isinstance(value, Completed) else Completed(value)
+    settlement = _settlement(attempt)
+    output = settlement.completed.output
     try:
-        output = value_to_payload(outcome.output, "output")
+        fill_payload(output, outcome.output, "output")
     except InvalidTask as error:
         return failed(attempt, "INVALID_OUTPUT", str(error), retryable=False)
     if (size := output.ByteSize()) > OUTPUT_BYTES_MAX:
         words = f"the output has {size} bytes, the limit is {OUTPUT_BYTES_MAX}"
         return failed(attempt, "OUTPUT_TOO_LARGE", words, retryable=False)
-    settlement = _settlement(attempt)
-    settlement.completed.output.CopyFrom(output)
     settlement.completed.outcome = "" if outcome.outcome == "completed" else str(outcome.outcome)
     return settlement
 

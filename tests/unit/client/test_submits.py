@@ -1,0 +1,486 @@
+"""Submits that are made at the same time share calls, and nobody can tell."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from stepstream import AsyncClient, _submits, errors
+from stepstream.types import Submitted
+from stepstream.v1 import dispatcher_service_pb2 as pb2
+from stepstream.v1.dispatcher_service_pb2_grpc import (
+    DispatcherServiceServicer,
+    add_DispatcherServiceServicer_to_server,
+)
+from tests.unit.client.dispatcher_stub import SERVER_OPTIONS, rich_status
+
+LIMIT_S = 5.0
+NEVER_S = 1_000.0
+MANY = 40
+
+
+class Desk(DispatcherServiceServicer):
+    """Accepts tasks, under their request ids; keeps which came together in one call."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[pb2.SubmitRequest]] = []
+        self.methods: list[str] = []
+        self.left = 0  # calls that were given up
+        self.mode = "PARALLEL"
+        self.speaks = asyncio.Event()  # while it is not set, no call is answered
+        self.speaks.set()
+        self.refusals: deque[errors.StepstreamError] = deque()  # of calls, before their answers
+        self.refused: dict[str, pb2.ItemError] = {}  # items of batches, by request id
+        self.answers_max = 1_000  # of one batch
+        self._news = asyncio.Condition()
+
+    def together(self) -> list[list[str]]:
+        """The request ids of each call."""
+        return [[one.request_id for one in requests] for requests in self.calls]
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT_S), self._news:
+            await self._news.wait_for(happened)
+
+    async def Submit(self, request: pb2.SubmitRequest, context: Any) -> pb2.SubmitResponse:  # noqa: N802
+        await self._begin("Submit", [request], context)
+        return self._accepted(request)
+
+    async def SubmitBatch(  # noqa: N802
+        self, request: pb2.SubmitBatchRequest, context: Any
+    ) -> pb2.SubmitBatchResponse:
+        await self._begin("SubmitBatch", list(request.requests), context)
+        results = [self._result(one) for one in request.requests]
+        return pb2.SubmitBatchResponse(results=results[: self.answers_max])
+
+    async def _begin(self, method: str, requests: list[pb2.SubmitRequest], context: Any) -> None:
+        self.calls.append(requests)
+        self.methods.append(method)
+        await self._tell()
+        try:
+            await self.speaks.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            await self._tell()
+            raise
+        if self.refusals:
+            error = self.refusals.popleft()
+            details = rich_status(error).SerializeToString()
+            context.set_trailing_metadata((("grpc-status-details-bin", details),))
+            await context.abort(grpc.StatusCode[error.status], str(error))
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    def _result(self, request: pb2.SubmitRequest) -> pb2.SubmitResult:
+        if request.request_id in self.refused:
+            return pb2.SubmitResult(error=self.refused[request.request_id])
+        return pb2.SubmitResult(accepted=self._accepted(request))
+
+    def _accepted(self, request: pb2.SubmitRequest) -> pb2.SubmitResponse:
+        return pb2.SubmitResponse(
+            task_id=request.request_id, execution_mode=f"EXECUTION_MODE_{self.mode}"
+        )
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def address(desk: Desk) -> AsyncIterator[str]:
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    add_DispatcherServiceServicer_to_server(desk, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@pytest.fixture
+async def client(address: str, desk: Desk) -> AsyncIterator[AsyncClient]:
+    """One that knows that its dispatcher works in parallel."""
+    async with AsyncClient(address) as client:
+        await client.submit("p", None)
+        desk.calls.clear()
+        desk.methods.clear()
+        yield client
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time passes: what waits goes out because of an answer, or not at all."""
+    monkeypatch.setattr(_submits, "WAIT_S_MAX", NEVER_S)
+    monkeypatch.setattr(_submits, "TRUST_S", NEVER_S)
+
+
+def names(count: int, letter: str = "r") -> list[str]:
+    return [f"{letter}{index}" for index in range(count)]
+
+
+async def ended(submit: Awaitable[Submitted]) -> Submitted | Exception:
+    try:
+        return await submit
+    except (errors.StepstreamError, TimeoutError) as error:
+        return error
+
+
+async def submitted(
+    client: AsyncClient, ids: list[str], **given: Any
+) -> dict[str, Submitted | Exception]:
+    """Submits tasks under these ids at the same time."""
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        made = {
+            one: group.create_task(ended(client.submit("p", one, request_id=one, **given)))
+            for one in ids
+        }
+    return {one: task.result() for one, task in made.items()}
+
+
+def task_ids(answers: dict[str, Submitted | Exception]) -> dict[str, str]:
+    return {one: getattr(answer, "task_id", repr(answer)) for one, answer in answers.items()}
+
+
+async def held(client: AsyncClient, desk: Desk, group: asyncio.TaskGroup) -> None:
+    """As many calls are under way as may be, one submit each, and none is answered."""
+    desk.speaks.clear()
+    for count in range(1, _submits.CALLS_MAX + 1):
+        group.create_task(client.submit("p", None, request_id=f"held{count}"))
+        await desk.until(lambda count=count: len(desk.calls) == count)
+
+
+async def a_few_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_submits_of_one_moment_are_one_call(client, desk):
+    answers = await submitted(client, names(MANY))
+
+    assert task_ids(answers) == {one: one for one in names(MANY)}
+    assert desk.together() == [names(MANY)]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_lone_submit_waits_for_nothing(client, desk):
+    for one in names(3):
+        await submitted(client, [one])
+
+    assert desk.methods == ["Submit"] * 3
+
+
+@pytest.mark.parametrize("calls_max", [1, _submits.CALLS_MAX])
+@pytest.mark.usefixtures("patient")
+async def test_what_comes_during_calls_goes_out_together_after_an_answer(
+    client, desk, monkeypatch, calls_max
+):
+    monkeypatch.setattr(_submits, "CALLS_MAX", calls_max)
+    async with asyncio.TaskGroup() as group:
+        await held(client, desk, group)
+        for one in names(MANY):
+            group.create_task(submitted(client, [one]))
+        await a_few_turns()
+        under_way = len(desk.calls)
+        desk.speaks.set()
+
+    assert under_way == calls_max
+    assert [sorted(one) for one in desk.together()[under_way:]] == [sorted(names(MANY))]
+
+
+async def test_what_waits_goes_out_although_no_call_is_answered(client, desk):
+    async with asyncio.TaskGroup() as group:
+        await held(client, desk, group)
+        group.create_task(submitted(client, names(2)))
+        await desk.until(lambda: len(desk.calls) > _submits.CALLS_MAX)
+        desk.speaks.set()
+
+    assert desk.together()[-1] == names(2)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_call_has_a_limited_number_of_items(client, desk):
+    ids = names(_submits.ITEMS_MAX + 2)
+
+    await submitted(client, ids)
+
+    assert [len(one) for one in desk.calls] == [_submits.ITEMS_MAX, 2]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_call_has_a_limited_number_of_bytes(client, desk):
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        for _ in range(MANY):
+            group.create_task(client.submit("p", b"x" * 60_000))
+
+    sizes = [sum(one.ByteSize() for one in requests) for requests in desk.calls]
+    assert max(sizes) <= _submits.BYTES_MAX
+    assert len(sizes) == 3
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_large_submit_goes_by_itself_and_waits_for_nobody(client, desk):
+    async with asyncio.TaskGroup() as group:
+        await held(client, desk, group)
+        group.create_task(client.submit("p", b"x" * _submits.ALONE_BYTES, request_id="large"))
+        await desk.until(lambda: ["large"] in desk.together())
+        desk.speaks.set()
+
+    assert desk.methods == ["Submit"] * (_submits.CALLS_MAX + 1)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_error_of_one_is_its_own(client, desk):
+    desk.refused["r1"] = pb2.ItemError(
+        code="INVALID_ARGUMENT", reason="INVALID_TASK", message="no such pipeline", field="pipeline"
+    )
+
+    answers = await submitted(client, names(3))
+
+    error = answers.pop("r1")
+    assert isinstance(error, errors.InvalidTask)
+    assert (str(error), error.field) == ("no such pipeline", "pipeline")
+    assert task_ids(answers) == {"r0": "r0", "r2": "r2"}
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_refusal_to_come_back_is_followed_by_the_one_it_is_for(client, desk):
+    error = pb2.ItemError(reason="QUEUE_FULL", message="full")
+    error.retry_after.FromMilliseconds(20)
+    desk.refused["r1"] = error  # a submit by itself is accepted
+
+    answers = await submitted(client, names(3))
+
+    assert task_ids(answers) == {one: one for one in names(3)}
+    assert desk.together() == [names(3), ["r1"]]
+
+
+async def test_each_of_a_broken_batch_is_made_again_with_its_request_id(client, desk):
+    desk.refusals.append(errors.StoreUnavailable("redis is away"))
+
+    answers = await submitted(client, names(MANY))
+
+    again = Counter(one for ids in desk.together()[1:] for one in ids)
+    assert task_ids(answers) == {one: one for one in names(MANY)}
+    assert desk.together()[0] == names(MANY)
+    assert again == Counter(names(MANY))
+
+
+async def test_each_of_a_broken_batch_is_told_how_to_join_its_own_task(address, desk):
+    async with AsyncClient(address, retry_s=0) as client:
+        await client.submit("p", None)
+        desk.refusals.append(errors.Draining("leaving"))
+        answers = await submitted(client, names(3))
+
+    assert len(desk.calls) == 2
+    for one, error in answers.items():
+        assert isinstance(error, errors.Draining)
+        assert [f"request_id={one!r}" in note for note in error.__notes__] == [True]
+
+
+@pytest.mark.parametrize("kind", [errors.NotServed, errors.InternalError, errors.InvalidTask])
+@pytest.mark.usefixtures("patient")
+async def test_a_batch_that_is_refused_as_a_whole_is_sent_one_by_one(client, desk, kind):
+    desk.refusals.append(kind("not like this"))
+
+    answers = await submitted(client, names(3))
+
+    assert task_ids(answers) == {one: one for one in names(3)}
+    assert desk.methods == ["SubmitBatch", "Submit", "Submit", "Submit"]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_batch_with_too_few_answers_is_sent_one_by_one(client, desk):
+    desk.answers_max = 2
+
+    answers = await submitted(client, names(3))
+
+    assert task_ids(answers) == {one: one for one in names(3)}
+
+
+async def test_nothing_is_shared_before_a_dispatcher_has_said_that_it_is_parallel(address, desk):
+    desk.speaks.clear()
+    async with AsyncClient(address) as client, asyncio.TaskGroup() as group:
+        group.create_task(submitted(client, names(MANY)))
+        await desk.until(lambda: len(desk.calls) == MANY)
+        desk.speaks.set()
+
+    assert desk.methods == ["Submit"] * MANY
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_first_answer_is_waited_for_by_the_others(address, desk):
+    async with AsyncClient(address) as client:
+        await submitted(client, names(MANY))
+
+    assert [len(one) for one in desk.calls[: _submits.CALLS_MAX]] == [1] * _submits.CALLS_MAX
+    assert len(desk.calls) <= 2 * _submits.CALLS_MAX
+
+
+@pytest.mark.parametrize("mode", ["SYNCHRONOUS", "SYNCHRONOUS_FALLBACK"])
+@pytest.mark.usefixtures("patient")
+async def test_without_redis_each_submit_goes_by_itself_at_once(client, desk, mode):
+    desk.mode = mode
+    await client.submit("p", None)
+    desk.speaks.clear()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(submitted(client, names(MANY)))
+        await desk.until(lambda: len(desk.calls) == 1 + MANY)
+        desk.speaks.set()
+
+    assert set(desk.methods) == {"Submit"}
+
+
+@pytest.mark.usefixtures("patient")
+async def test_those_who_wait_go_out_alone_once_a_call_is_answered_otherwise(client, desk):
+    desk.mode = "SYNCHRONOUS_FALLBACK"
+    async with asyncio.TaskGroup() as group:
+        await held(client, desk, group)
+        group.create_task(submitted(client, names(MANY)))
+        await a_few_turns()
+        desk.speaks.set()
+
+    assert set(desk.methods) == {"Submit"}
+    assert len(desk.calls) == _submits.CALLS_MAX + MANY
+
+
+@pytest.mark.usefixtures("patient")
+async def test_calls_are_shared_again_once_redis_is_back(client, desk):
+    desk.mode = "SYNCHRONOUS_FALLBACK"
+    await client.submit("p", None)
+    desk.mode = "PARALLEL"
+    await client.submit("p", None)
+
+    await submitted(client, names(MANY))
+
+    assert desk.together()[2:] == [names(MANY)]
+
+
+async def test_what_a_dispatcher_said_long_ago_counts_no_more(client, desk, monkeypatch):
+    monkeypatch.setattr(_submits, "TRUST_S", 0.0)
+
+    await submitted(client, names(MANY))
+
+    assert desk.methods == ["Submit"] * MANY
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_leaves_takes_nobody_along(client, desk):
+    desk.speaks.clear()
+    async with asyncio.TaskGroup() as group:
+        first, *others = [
+            group.create_task(client.submit("p", one, request_id=one)) for one in names(3)
+        ]
+        await desk.until(lambda: len(desk.calls) == 1)
+        first.cancel()
+        await asyncio.wait([first])
+        desk.speaks.set()
+
+    assert first.cancelled()
+    assert [one.result().task_id for one in others] == ["r1", "r2"]
+    assert (desk.together(), desk.left) == ([names(3)], 0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_leaves_before_the_call_is_not_sent(client, desk):
+    async with asyncio.TaskGroup() as group:
+        await held(client, desk, group)
+        waiting = [group.create_task(client.submit("p", one, request_id=one)) for one in names(3)]
+        await a_few_turns()
+        waiting[1].cancel()
+        await asyncio.wait(waiting[1:2])
+        desk.speaks.set()
+
+    assert desk.together()[-1] == ["r0", "r2"]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_call_that_nobody_waits_for_is_given_up(client, desk):
+    desk.speaks.clear()
+    async with asyncio.TaskGroup() as group:
+        made = [group.create_task(client.submit("p", None)) for _ in range(3)]
+        await desk.until(lambda: len(desk.calls) == 1)
+        for one in made:
+            one.cancel()
+        await desk.until(lambda: desk.left == 1)
+
+    desk.speaks.set()
+    assert len(await submitted(client, names(3))) == 3
+
+
+@pytest.mark.usefixtures("patient")
+async def test_each_has_its_own_time_limit(client, desk):
+    desk.speaks.clear()
+    async with asyncio.TaskGroup() as group:
+        long = group.create_task(client.submit("p", None, request_id="long"))
+        short = group.create_task(
+            ended(client.submit("p", None, request_id="short", call_timeout_s=0.1))
+        )
+        error = await short
+        await ended(client.submit("p", None, request_id="later", call_timeout_s=0.2))
+        desk.speaks.set()
+
+    assert desk.together() == [["long", "short"], ["later"]]
+    assert isinstance(error, errors.OutcomeUnknown)
+    assert error.request_id == "short"
+    assert str(error).startswith("no answer from 127.0.0.1:")
+    assert long.result().task_id == "long"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_options_of_each_go_along(client, desk):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.submit("p", None, require_durable=True, labels={"a": "1"}))
+        group.create_task(client.submit("q", None, delay_s=3))
+
+    ((first, second),) = desk.calls
+    assert (first.pipeline, first.require_durable, dict(first.labels)) == ("p", True, {"a": "1"})
+    assert (second.pipeline, second.require_durable, second.delay.seconds) == ("q", False, 3)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_closing_refuses_those_aboard_and_those_who_wait(address, desk):
+    client = await AsyncClient(address).__aenter__()
+    await client.submit("p", None)
+    desk.speaks.clear()
+    async with asyncio.TaskGroup() as group:
+        made = []
+        for count in range(_submits.CALLS_MAX):
+            made.append(group.create_task(submitted(client, names(3, f"call{count}-"))))
+            await desk.until(lambda count=count: len(desk.calls) == 2 + count)
+        made.append(group.create_task(submitted(client, names(3, "waiting"))))
+        await a_few_turns()
+        await client.close()
+
+    outcomes = [one for task in made for one in task.result().values()]
+    assert len(desk.calls) == 1 + _submits.CALLS_MAX
+    assert {(type(one), str(one)) for one in outcomes} == {
+        (errors.Unavailable, "this client is closed")
+    }
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_client_that_was_not_entered_shares_no_calls(address, desk):
+    client = AsyncClient(address)
+    await client.submit("p", None)
+
+    await submitted(client, names(MANY))
+    await client.close()
+
+    assert set(desk.methods) == {"Submit"}
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_channel_of_the_caller_sees_each_submit(address, desk):
+    async with grpc.aio.insecure_channel(address) as channel, AsyncClient(channel=channel) as one:
+        await one.submit("p", None)
+        await submitted(one, names(MANY))
+
+    assert set(desk.methods) == {"Submit"}
