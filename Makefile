@@ -22,7 +22,7 @@ PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
 TYPED   := $(PACKAGES) tests/support tests/chaos tests/mutants tests/soak tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
 
-.PHONY: help setup demo dev start dev-parallel start-parallel load test test-parallel test-all chaos chaos-long mutants soak cycles \
+.PHONY: help setup demo dev start dev-parallel start-parallel load bench-peers test test-parallel test-all chaos chaos-long mutants soak cycles \
         check format lint types layers gen gen-check protos lock lock-check fix clean
 
 help: ## Show this list
@@ -49,6 +49,10 @@ start-parallel: $(VENV)/.run ## Run dispatcher and workers on the Redis at REDIS
 
 load: $(VENV)/.dev ## Measure throughput, parallel speed-up and memory per task
 	@$(BIN)/python -m bench.load
+
+bench-peers: $(VENV)/.dev ## Measure other queues and ours in turns: ROUNDS=5 TASKS=10000 PEERS="saq huey" MEASURES=noop KILL=1
+	@$(BIN)/python -m bench.peers $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(TASKS),--tasks $(TASKS)) \
+	  $(if $(PEERS),--peers "$(PEERS)") $(if $(MEASURES),--measures "$(MEASURES)") $(if $(KILL),--kill)
 
 soak: $(VENV)/.dev ## Load real processes for MINUTES (30), and fail if anything of them grows
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)
