@@ -67,11 +67,11 @@ async def opened(options: Options, measured: Measured) -> AsyncIterator[Mapping[
 async def _crowd(
     options: Options, measured: Measured, stage: Stage, task_ids: Sequence[str]
 ) -> None:
+    async with watching(stage.client, task_ids):
+        await _costs(f"watchers_{WATCHERS}", options, measured, stage)
     for amount in CONNECTED_FULL if options.full else CONNECTED:
         async with idle_workers(stage.system.address, options.amount(amount - BUSY)):
             await _costs(f"workers_{amount}", options, measured, stage)
-    async with watching(stage.client, task_ids):
-        await _costs(f"watchers_{WATCHERS}", options, measured, stage)
 
 
 async def _costs(way: str, options: Options, measured: Measured, stage: Stage) -> None:
