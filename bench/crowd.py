@@ -19,6 +19,7 @@ CONNECTED: Final = (2, 200)  # workers in all
 CONNECTED_FULL: Final = (2, 200, 2_000)
 WATCHERS: Final = 1_000
 TASKS: Final = 3_000  # of one piece of work
+SETTLE_S: Final = 2.0  # what connecting has begun is over by then
 IDLE_S: Final = 5.0  # one heartbeat interval, so that each worker beats once
 
 _WAYS: Final = {
@@ -75,6 +76,7 @@ async def _crowd(
 
 
 async def _costs(way: str, options: Options, measured: Measured, stage: Stage) -> None:
+    await asyncio.sleep(SETTLE_S)
     before_s = stage.spent_s()["dispatcher"]
     await asyncio.sleep(IDLE_S)
     idle_s = stage.spent_s()["dispatcher"]
