@@ -18,11 +18,13 @@ PYTEST  = $(if $(ARGS),$(BIN)/pytest -rs $(ARGS),\
             $(BIN)/pytest -rs $(QUICK) tests/integration tests/interop)
 # `make test` leaves out what takes a minute of real time: outages, kills. The other targets run it.
 QUICK   = -m "not slow"
+# Servers are started while gRPC runs; without this it says at each fork that it leaves it alone.
+BENCH   = GRPC_VERBOSITY=ERROR $(BIN)/python -m bench.run
 PIP     := -m pip --disable-pip-version-check
 PACKAGES := clients/python/stepstream dispatcher/stepstream_dispatcher worker/stepstream_worker
 TYPED   := $(PACKAGES) tests/support tests/chaos tests/mutants tests/soak tools/generate.py $(if $(wildcard bench/*.py),bench) $(wildcard tests/typing)
 
-.PHONY: help setup demo dev start dev-parallel start-parallel load bench-peers test test-parallel test-all chaos chaos-long mutants soak cycles \
+.PHONY: help setup demo dev start dev-parallel start-parallel load bench bench-check bench-peers test test-parallel test-all chaos chaos-long mutants soak cycles \
         check format lint types layers gen gen-check protos lock lock-check fix clean
 
 help: ## Show this list
@@ -49,6 +51,12 @@ start-parallel: $(VENV)/.run ## Run dispatcher and workers on the Redis at REDIS
 
 load: $(VENV)/.dev ## Measure throughput, parallel speed-up and memory per task
 	@$(BIN)/python -m bench.load
+
+bench: $(VENV)/.dev ## Measure everything in interleaved rounds; ARGS="--only limit throughput --rounds 3" takes parts
+	@$(BENCH) $(ARGS)
+
+bench-check: $(VENV)/.dev ## Fail if a ratio of bench/thresholds.toml has got worse
+	@$(BENCH) --check $(ARGS)
 
 bench-peers: $(VENV)/.dev ## Measure other queues and ours in turns: ROUNDS=5 TASKS=10000 PEERS="saq huey" MEASURES=noop KILL=1
 	@$(BIN)/python -m bench.peers $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(TASKS),--tasks $(TASKS)) \

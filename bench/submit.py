@@ -1,97 +1,126 @@
-"""What sharing calls makes of submits one by one: `python -m bench.submit`.
-
-Callers at the same time submit no-op tasks to one dispatcher, each the next one when the last was
-accepted: with a client that shares calls and with one that does not, in turns within one run, on an
-embedded Valkey and without workers. One caller alone shows what a lone submit pays for it. The CPU
-time of the client says the same on a machine that does other things meanwhile.
-"""
+"""Section `submit`: how fast tasks are accepted, while nobody serves their queue."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
 
-import msgspec
+import grpc
 
-from bench.system import System
-from stepstream import AsyncClient
+from bench.figures import Figure, Measured, Ratio
+from bench.load import PAYLOAD
+from bench.sections import Round
+from bench.stage import Options, Stage, staged
+from stepstream.v1 import dispatcher_service_pb2 as api
+from stepstream.v1 import task_pb2
+from stepstream.v1.dispatcher_service_pb2_grpc import DispatcherServiceStub
 
-ROUNDS: Final = 5
-TASKS: Final = {50: 5_000, 1: 500}  # how many are submitted, by how many callers
-PAYLOAD: Final = b"x" * 100
-START_LIMIT_S: Final = 30.0
+__all__ = ["FIGURES", "RATIOS", "opened"]
 
+BATCHED: Final = 10_000  # tasks of one round
+SINGLE: Final = 4_000
+AT_ONCE: Final = 50
+STOP_S: Final = 5.0
 
-class Turn(msgspec.Struct, frozen=True):
-    """One way, once."""
+_FROM_TO: Final = "tasks of 100 bytes on a queue that nobody serves; first call to last answer"
 
-    tasks_per_s: float
-    cpu_us: float  # of the client, for each task
+FIGURES: Final = (
+    Figure(
+        name="submit.batches",
+        unit="tasks/s",
+        explains=f"submit_batch of 250, four at once: {_FROM_TO}",
+        aim="≥ 20,000",
+    ),
+    Figure(
+        name="submit.callers",
+        unit="tasks/s",
+        explains=f"50 callers of AsyncClient.submit, each one task at a time: {_FROM_TO}",
+        aim="≥ 10,000",
+    ),
+    Figure(
+        name="submit.unary",
+        unit="tasks/s",
+        explains=f"Submit by the generated stub, one channel, 50 calls at a time: {_FROM_TO}",
+    ),
+    Figure(
+        name="submit.empty",
+        unit="calls/s",
+        explains="the same calls to a grpc.aio server in another process that answers at once",
+    ),
+)
 
-
-async def main() -> None:
-    """Measure in turns and print the medians and their ratios."""
-    with System() as system:
-        await _ready(system.address)
-        for callers, tasks in TASKS.items():
-            turns = [await _round(system.address, callers, tasks, at) for at in range(ROUNDS)]
-            print(f"{callers} callers, {tasks:,} tasks, medians of {ROUNDS} rounds")
-            for name in Turn.__struct_fields__:
-                _print(name, [(getattr(a, name), getattr(b, name)) for a, b in turns])
-
-
-async def _ready(address: str) -> None:
-    async with asyncio.timeout(START_LIMIT_S), AsyncClient(address) as client:
-        await client.stats()
-
-
-async def _round(address: str, callers: int, tasks: int, number: int) -> tuple[Turn, Turn]:
-    """Both ways; each is the first one in every other round."""
-    ways: list[Callable[[str], AbstractAsyncContextManager[AsyncClient]]] = [_apart, AsyncClient]
-    taken: dict[object, Turn] = {}
-    for way in ways if number % 2 else reversed(ways):
-        async with way(address) as client:
-            taken[way] = await _turn(client, callers, tasks)
-    return taken[_apart], taken[AsyncClient]
+RATIOS: Final = (
+    Ratio(
+        of="submit.unary",
+        to="submit.empty",
+        explains="single Submits over empty calls",
+        aim="≥ 0.5",
+    ),
+    Ratio(of="submit.batches", to="submit.empty", explains="tasks in batches over empty calls"),
+    Ratio(of="submit.callers", to="submit.empty", explains="tasks of 50 callers over empty calls"),
+)
 
 
 @asynccontextmanager
-async def _apart(address: str) -> AsyncIterator[AsyncClient]:
-    """A client that shares no calls, because it is not entered."""
-    client = AsyncClient(address)
-    try:
-        yield client
-    finally:
-        await client.close()
+async def opened(options: Options, measured: Measured) -> AsyncIterator[Mapping[str, Round]]:
+    """Run a system without workers, and a server of empty calls."""
+    async with staged(workers=0) as stage:
+        with _empty_server() as address:
+            yield {"submit": lambda: _submit(options, measured, stage, address)}
 
 
-async def _turn(client: AsyncClient, callers: int, tasks: int) -> Turn:
-    await client.submit("noop", PAYLOAD)  # it is connected by then
-    began_mono, began_cpu = time.monotonic(), time.process_time()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(callers):
-            group.create_task(_submit(client, tasks // callers))
-    took_s, cpu_s = time.monotonic() - began_mono, time.process_time() - began_cpu
-    return Turn(tasks / took_s, cpu_s / tasks * 1e6)
+async def _submit(options: Options, measured: Measured, stage: Stage, empty: str) -> None:
+    tasks, calls = options.amount(BATCHED), options.amount(SINGLE)
+
+    async def one_by_one() -> None:
+        await stage.client.submit("parked", PAYLOAD)
+
+    async def timed(calling: Awaitable[None]) -> float:
+        began = time.perf_counter()
+        await calling
+        return time.perf_counter() - began
+
+    measured.add("submit.batches", tasks / await timed(stage.submit("parked", tasks)))
+    measured.add("submit.callers", calls / await timed(_at_once(one_by_one, calls)))
+    for name, address in (("submit.unary", stage.system.address), ("submit.empty", empty)):
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = _unary(channel)
+            await call()
+            measured.add(name, calls / await timed(_at_once(call, calls)))
 
 
-async def _submit(client: AsyncClient, count: int) -> None:
-    for _ in range(count):
-        await client.submit("noop", PAYLOAD)
+def _unary(channel: grpc.aio.Channel) -> Callable[[], Awaitable[Any]]:
+    """One Submit as the generated stub makes it, without a request id."""
+    stub: Any = DispatcherServiceStub(channel)
+    request = api.SubmitRequest(pipeline="parked", input=task_pb2.Payload(data=PAYLOAD))
+    return lambda: stub.Submit(request)
 
 
-def _print(name: str, pairs: list[tuple[float, float]]) -> None:
-    ratios = sorted(shared / apart for apart, shared in pairs)
-    print(
-        f"  {name}: {statistics.median(one for one, _ in pairs):,.0f} each by itself,"
-        f" {statistics.median(one for _, one in pairs):,.0f} shared,"
-        f" ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    )
+async def _at_once(call: Callable[[], Awaitable[Any]], amount: int) -> None:
+    left = iter(range(amount))
+
+    async def caller() -> None:
+        for _ in left:
+            await call()
+
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(AT_ONCE):
+            callers.create_task(caller())
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+@contextmanager
+def _empty_server() -> Iterator[str]:
+    """A server of empty calls in a process of its own; its address."""
+    command = [sys.executable, "-m", "bench.empty_server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+            process.wait(STOP_S)
