@@ -26,6 +26,8 @@ __all__ = ["Nemesis"]
 SLOW_S = 0.15  # of each chunk on a slow link
 SLOW_BYTES_A_SECOND = 100_000
 CUT_TRIES = 100  # a tenth of a second apart
+TRIES = 50  # looks at whether somebody has felt a fault: all dispatchers may be away just now
+LOOK_S = 0.1
 STARTS_MAX = 20  # of one process that does not stay
 DRAIN_LIMIT_S = 40.0  # that a process may take to leave; its grace is 30 s
 
@@ -214,8 +216,13 @@ class Nemesis:
 
     async def client_kill(self, planned: Planned) -> str:
         kind = planned.kind.rpartition("-")[2]
+        count = 0
         async with self.world.redis() as connection:
-            count = await connection.client_kill_filter(_type=kind, skipme=True)
+            for _ in range(TRIES):
+                count = await connection.client_kill_filter(_type=kind, skipme=True)
+                if count:
+                    break
+                await lasts(LOOK_S)
         return f"{count} connections killed" if count else ""
 
     async def maxmemory(self, planned: Planned) -> str:
@@ -255,12 +262,12 @@ class Nemesis:
         return int(told.get(f"errorstat_{word}", {}).get("count", 0))
 
     async def _errors_after(self, word: str, before: int) -> int:
-        """How many errors of a kind come within seconds: all dispatchers may be away just now."""
-        for _ in range(50):
+        """How many errors of a kind come within seconds."""
+        for _ in range(TRIES):
             found = await self._errors(word) - before
             if found:
                 return found
-            await lasts(0.1)
+            await lasts(LOOK_S)
         return 0
 
 
