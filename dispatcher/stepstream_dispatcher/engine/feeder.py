@@ -1,21 +1,17 @@
 """Feeds workers: reads as many entries as there is credit for, matches, leases, hands out.
 
 Theory of operation. One reader per dispatcher takes entries of one lane at a time, never more than
-the free credit of the sessions that the lane may feed, and what is likely to find room within a
-moment: of a lane with a backlog, which is served in quick rounds, one round is read ahead (`pace`),
-so that a freed slot is filled at once. When all lanes are empty it blocks over those with free
-credit, and is woken when a new one gets some. Nothing is read ahead of a lane that runs dry, since
-another dispatcher may have workers that wait for it, nor of one that shares its workers with other
-lanes, which would never have their turn. What was read is *in hand* until it is leased. An entry
+the free credit of the sessions that the lane may feed; when all lanes are empty it blocks over
+those with credit, and is woken when a new one gets some. What was read is *in hand* until it is
+leased; what can be leased is at once, so that slots which are free have nothing ready. An entry
 that is not its record's current one is deleted unseen. An entry that finds no room after all is
-held for a moment and then put back uncharged. A step that has taken down two workers gets one for
+held for a second and then put back uncharged. A step that has taken down two workers gets one for
 itself (`alone`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -27,8 +23,7 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.alone import Alone
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.fresh import Fresh
-from stepstream_dispatcher.engine.leasing import Leasing, Load, Round
-from stepstream_dispatcher.engine.pace import Pace
+from stepstream_dispatcher.engine.leasing import Leasing, Load
 from stepstream_dispatcher.engine.readable import read_around
 from stepstream_dispatcher.engine.ready import Ready
 from stepstream_dispatcher.engine.sessions import Session, Sessions
@@ -37,10 +32,8 @@ from stepstream_dispatcher.store.port import Entry, Store
 __all__ = ["Feeder"]
 
 READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
-AHEAD_AFTER_S: Final = 0.002  # not before the batch of those before is on its way
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
-AHEAD_HELD_S: Final = 0.25  # likewise, one that was read ahead of the room
 NOT_ALONE: Final = "no worker could be kept free for it"
 NO_ROOM: Final = "no worker had room"
 PAUSED: Final = "its queue is paused"
@@ -75,11 +68,7 @@ class Feeder:
         self._changed = sessions.bell()  # the reader looks again
         self._waiting_on: frozenset[str] | None = None
         self._waking: asyncio.Task[None] | None = None
-        self._dry: set[str] = set()  # lanes that had less than was asked for
-        self._pace = Pace()
-        self._ahead_from = 0.0  # when to look ahead again (monotonic)
         self._last = ""  # the lane that entries came from last
-        self._is_ahead = False  # the latest read was for more than there was room
         self._stopped = False
         self.paused: frozenset[str] = frozenset()  # lanes that nothing is handed out from
         self.in_hand: set[Entry] = set()  # read, and not yet leased
@@ -128,33 +117,14 @@ class Feeder:
     async def _read_for_ever(self, group: asyncio.TaskGroup) -> None:
         while True:
             self._changed.clear()
-            entries = await self._read(self._wanted())
-            if not entries:
-                free = self._free()
-                if not free:
-                    await self._changed.wait()
-                    continue
-                entries = await self._wait(frozenset(free))
+            free = self._free()
+            if not free:
+                await self._changed.wait()
+                continue
+            entries = await self._read(free) or await self._wait(frozenset(free))
             if entries:
                 self.in_hand.update(entries)
                 await self._take_in(entries, group)
-
-    def _wanted(self) -> dict[str, int]:
-        """How much to read by lane: the free slots, and of a backlog what comes next.
-
-        The latter waits while others are leased and sent, whose way it would be in.
-        """
-        free = self._free()
-        now = asyncio.get_running_loop().time()
-        if self._stopped or self._leasing.in_flight or now < self._ahead_from:
-            return free
-        lanes = self._sessions.lanes_apart() - self._dry - self.paused
-        ahead = {queue: self._ahead(queue, now) for queue in lanes}
-        wanted = {queue: free.get(queue, 0) + amount for queue, amount in ahead.items() if amount}
-        return free | wanted
-
-    def _ahead(self, queue: str, now: float) -> int:
-        return max(0, self._pace.ahead(queue, now) - self._ready.waiting(queue))
 
     def _free(self) -> dict[str, int]:
         """Free slots by lane: what is ready has had its chance, and found none of them."""
@@ -166,17 +136,10 @@ class Feeder:
                 free[queue] = free.get(queue, 0) + offer.free
         return free
 
-    async def _read(self, wanted: dict[str, int]) -> list[Entry]:
+    async def _read(self, free: dict[str, int]) -> list[Entry]:
         """Take what the next lane with entries has, each lane in its turn."""
-        free = self._free()
-        for queue in sorted(wanted, key=lambda name: (name <= self._last, name)):
-            count = min(wanted[queue], READ_MAX)
-            self._is_ahead = count > free.get(queue, 0)
-            entries = await self._store.read(queue, count)
-            if len(entries) < count:
-                self._dry.add(queue)
-            else:
-                self._dry.discard(queue)
+        for queue in sorted(free, key=lambda name: (name <= self._last, name)):
+            entries = await self._store.read(queue, min(free[queue], READ_MAX))
             if entries:
                 self._last = queue
                 return entries
@@ -185,13 +148,11 @@ class Feeder:
     async def _wait(self, queues: frozenset[str]) -> list[Entry]:
         if not self._free().keys() <= queues:
             return []  # a lane got credit while the others were read
-        self._waiting_on, self._is_ahead = queues, False
+        self._waiting_on = queues
         try:
-            entries = await self._store.wait(sorted(queues), timeout_s=WAIT_S)
+            return await self._store.wait(sorted(queues), timeout_s=WAIT_S)
         finally:
             self._waiting_on = None
-        self._dry.difference_update(entry.queue for entry in entries)
-        return entries
 
     def _should_wake(self) -> bool:
         """Whether a lane got credit that the reader does not wait on, or it waits for too much."""
@@ -211,7 +172,7 @@ class Feeder:
         if surplus:
             group.create_task(self._leasing.put_back(surplus, NOT_ALONE, needless=True))
         loop = asyncio.get_running_loop()
-        until = loop.time() + (AHEAD_HELD_S if self._is_ahead else SURPLUS_S)
+        until = loop.time() + SURPLUS_S
         self._ready.add([load for load in loads if not runs_alone(load.record)], until)
         self._hand_out(group)
         if self._ready:
@@ -261,13 +222,7 @@ class Feeder:
         for reason, loads in self._unwanted():
             group.create_task(self._leasing.put_back(loads, reason))
         if taken := self._matched():
-            group.create_task(self._lease(self._leasing.reserve(taken)))
-
-    async def _lease(self, reserved: Round) -> None:
-        await self._leasing.commit(reserved)
-        loop = asyncio.get_running_loop()
-        self._ahead_from = loop.time() + AHEAD_AFTER_S
-        loop.call_at(self._ahead_from, self._changed.set)
+            group.create_task(self._leasing.commit(self._leasing.reserve(taken)))
 
     def _unwanted(self) -> Iterator[tuple[str, list[Load]]]:
         """Take what is not to be handed out here, by why it is put back."""
@@ -275,22 +230,17 @@ class Feeder:
             yield PAUSED, paused
         now = asyncio.get_running_loop().time()
         if late := self._ready.take_all() if self._stopped else self._ready.take_late(now):
-            for queue in {load.entry.queue for load in late}:
-                self._pace.in_vain(queue, now)
             yield NO_ROOM, late
 
     def _matched(self) -> list[tuple[Load, Session]]:
         """Take what finds room from what is ready, with the worker that gets it."""
         if not self._ready:
             return []
-        now = asyncio.get_running_loop().time()
         taken: list[tuple[Load, Session]] = []
         for load, session_id in self._ready.match(self._offers()):
             session = self._sessions.get(session_id)
             assert session is not None, "offers are of open sessions"
             taken.append((load, session))
-        for queue, amount in Counter(load.entry.queue for load, _ in taken).items():
-            self._pace.leased(queue, amount, now)
         return taken
 
     def _offers(self) -> list[Offer]:

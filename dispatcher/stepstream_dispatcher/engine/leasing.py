@@ -61,11 +61,6 @@ class Leasing:
         self._rounds: set[Round] = set()  # reserved, and not through
         self.stopped = False  # the dispatcher leaves: what is leased is given back
 
-    @property
-    def in_flight(self) -> bool:
-        """Whether anything is being leased."""
-        return bool(self._rounds)
-
     def give_up(self) -> None:
         """Free the slots of all rounds: nobody carries them out any more."""
         for one in list(self._rounds):

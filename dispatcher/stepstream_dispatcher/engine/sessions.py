@@ -206,14 +206,9 @@ class Session:
         return 0.0 if self.attempts or self.settling else now - self.busy_at
 
     @property
-    def open(self) -> bool:
-        """Whether it takes attempts as far as it has room."""
-        return not (self.reserved or self.left or self.outbox.clogged)
-
-    @property
     def free(self) -> int:
         """Attempts that it takes now."""
-        if not self.open:
+        if self.reserved or self.left or self.outbox.clogged:
             return 0
         unseen = sum(not has_ended for has_ended in self.unseen.values())
         return max(0, self.max_in_flight - len(self.attempts) - unseen)
@@ -303,12 +298,6 @@ class Sessions:
         """The offers of all sessions with room."""
         offers = (s.offer(self._queues[s.id]) for s in self._by_id.values())
         return [offer for offer in offers if offer.free > 0]
-
-    def lanes_apart(self) -> set[str]:
-        """The lanes whose workers serve no other lane; a worker may be full, but takes more."""
-        sets = {self._queues[s.id] for s in self._by_id.values() if s.open}
-        shared = {queue for queues in sets if len(queues) > 1 for queue in queues}
-        return {queue for queues in sets for queue in queues} - shared
 
     def holder(self, token: str) -> tuple[Session, Attempt] | None:
         """Who holds a lease here."""

@@ -56,7 +56,6 @@ async def test_dangerous_steps_without_a_worker_go_back_and_starve_no_other_lane
     )
     await dispatcher.submit(b"innocent")
     (innocent,) = await dispatcher.handed_out(translator)
-    await pass_time(1)  # so slow a worker has nothing read ahead
     tasks = [await dangerous(dispatcher, b"%d" % number) for number in range(2)]
     translator.max_in_flight = 3
     verifier = await dispatcher.connect(

@@ -94,67 +94,6 @@ async def test_freed_slot_is_filled_again(dispatcher: Dispatcher):
         assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
 
 
-async def work(dispatcher: Dispatcher, session: Session, tasks: int) -> None:
-    """Have a worker do so many steps, one after the other, ten a second."""
-    for _ in range(tasks):
-        (handout,) = await dispatcher.handed_out(session)
-        await pass_time(0.1)
-        fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
-        assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
-
-
-@feeding
-async def test_a_round_of_a_backlog_is_read_ahead(dispatcher: Dispatcher):
-    """So that the next entry is leased in the call that records the result before it."""
-    session = await translator(dispatcher)
-    for number in range(20):
-        await dispatcher.submit(b"%d" % number)
-
-    await work(dispatcher, session, 5)
-    await dispatcher.handed_out(session)
-    await pass_time(0.01)
-    ahead = len(dispatcher.engine.feeder.in_hand)
-    kinds = [[one.event.type for one in call] for call in dispatcher.store.commits]
-
-    assert ahead == 1
-    assert len(session.attempts) == 1
-    assert kinds[-1] == [EventType.LEASED, EventType.COMPLETED]
-
-
-@feeding
-async def test_what_was_read_ahead_and_finds_no_room_is_put_back(dispatcher: Dispatcher):
-    session = await translator(dispatcher)
-    for number in range(20):
-        await dispatcher.submit(b"%d" % number)
-    await work(dispatcher, session, 5)
-    (handout,) = await dispatcher.handed_out(session)
-    await pass_time(0.01)
-    assert dispatcher.engine.feeder.in_hand
-
-    await pass_time(0.5)  # the next step is a slow one
-
-    assert not dispatcher.engine.feeder.in_hand
-    assert await dispatcher.pending() == [handout.attempt.task_id]
-
-
-@feeding
-async def test_nothing_is_read_ahead_of_a_lane_that_ran_dry(dispatcher: Dispatcher):
-    """Another dispatcher may have workers that wait for what comes next."""
-    session = await translator(dispatcher)
-    for _ in range(5):
-        await dispatcher.submit()
-        await work(dispatcher, session, 1)
-    await dispatcher.submit()
-    await dispatcher.handed_out(session)
-    await pass_time(0.01)  # the reader has looked for more
-
-    await dispatcher.submit()
-    dispatcher.engine.sessions.stir()
-    await pass_time(0.1)
-
-    assert not dispatcher.engine.feeder.in_hand
-
-
 @feeding
 async def test_lane_that_gets_credit_while_another_is_read_is_waited_on_too(dispatcher: Dispatcher):
     """The reader must not block on the lanes that it knew when it began to look."""
