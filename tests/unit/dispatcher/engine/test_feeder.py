@@ -93,6 +93,8 @@ async def test_freed_slot_is_filled_again(dispatcher: Dispatcher):
         fact = Completed(token=handout.attempt.record.lease, outcome="completed", output=b"x")
         assert await dispatcher.report(session, handout, fact) == "ACCEPTED"
 
+    assert not dispatcher.engine.feeder.in_hand
+
 
 @feeding
 async def test_lane_that_gets_credit_while_another_is_read_is_waited_on_too(dispatcher: Dispatcher):
