@@ -47,11 +47,21 @@ async def test_dismissed_instance_is_known_until_it_has_left(store, peer):
     await store.dismiss("i-2")
     told = (await peer.intents()).draining
 
-    await peer.forget_dismissal("i-1")
-    await peer.forget_dismissal("i-1")
+    await peer.save_worker("w-1", {"dispatcher": "d2", "instance": "i-1", "draining": 1})
+    await peer.mark_left(["w-1"])
+    await peer.mark_left(["w-1"])
 
     assert told == {"i-1", "i-2"}
     assert (await store.intents()).draining == {"i-2"}
+
+
+async def test_instance_that_moved_is_still_to_leave(store, peer):
+    await store.dismiss("i-1")
+    await peer.save_worker("w-1", {"dispatcher": "d2", "instance": "i-1", "draining": 1})
+
+    await store.mark_left(["w-1"])
+
+    assert (await store.intents()).draining == {"i-1"}
 
 
 async def test_intents_change_no_task(store):

@@ -175,6 +175,35 @@ async def test_saving_a_worker_leaves_other_fields_and_counters_alone(store):
     assert workers == {"worker-1": {"sdk": "python", "in_flight": "0", "processed": "1"}}
 
 
+async def test_workers_that_left_are_marked_unless_they_have_moved(store, peer):
+    here = {"sdk": "python", "is_running": 1, "current_tasks": 2, "draining": 1, "seen_ms": 7}
+    for name in ("worker-1", "worker-2", "worker-3"):
+        await store.save_worker(name, {**here, "dispatcher": "d1"})
+    await advance(store, "t1", "create", "lease", "complete-next")
+    await peer.save_worker("worker-2", {"dispatcher": "d2"})
+    before = await store.workers()
+
+    await store.mark_left(["worker-1", "worker-2", "nobody"])
+
+    workers = await store.workers()
+    gone = workers.pop("worker-1")
+    assert workers == {name: before[name] for name in ("worker-2", "worker-3")}
+    assert abs(int(gone["seen_ms"]) - store.now_ms()) < 10_000
+    assert gone == before["worker-1"] | {
+        "is_running": "0",
+        "current_tasks": "0",
+        "draining": "0",
+        "seen_ms": gone["seen_ms"],
+    }
+    assert gone["processed"] == "1"
+
+
+async def test_nobody_is_marked_where_nobody_left(store):
+    await store.mark_left([])
+
+    assert await store.workers() == {}
+
+
 async def test_an_intent_reaches_its_dispatcher_alone(store, peer):
     async with (
         aclosing(store.signals(events=False)) as own,

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from stepstream.errors import InternalError, StoreUnavailable
+from stepstream_dispatcher.store import redis_registry
 from stepstream_dispatcher.store.port import CommitFailed, StoreRefused, Verdict
 from stepstream_dispatcher.store.redis import RedisStore
 from tests.support.proxy import running_proxy
@@ -393,6 +394,34 @@ async def limited_user(redis, *rules):
 async def test_durability_is_what_the_server_says(redis, redis_store, settings, durability):
     async with configured(redis, **settings):
         assert await redis_store.durability() == durability
+
+
+async def test_a_full_redis_takes_that_workers_have_left(redis, redis_store):
+    await redis_store.save_worker("worker-1", {"dispatcher": "d1", "is_running": 1})
+
+    async with configured(redis, maxmemory="1mb"):
+        await redis_store.mark_left(["worker-1"])
+
+    assert (await redis_store.workers())["worker-1"]["is_running"] == "0"
+
+
+async def test_workers_that_left_are_listed_for_ten_minutes_more(redis, redis_store, monkeypatch):
+    """Of however many calls."""
+    monkeypatch.setattr(redis_registry, "LEFT_MAX", 2)
+    names = [f"worker-{number}" for number in range(5)]
+    for name in names:
+        await redis_store.save_worker(name, {"dispatcher": "d1", "is_running": 1})
+        await redis.client.expire(redis.keys.worker(name), 60)
+    await redis.client.zadd(redis.keys.workers, dict.fromkeys(names, 1))
+
+    await redis_store.mark_left(names)
+
+    workers = await redis_store.workers()
+    assert {name: fields["is_running"] for name, fields in workers.items()} == dict.fromkeys(
+        names, "0"
+    )
+    for name in names:
+        assert 590 < await redis.client.ttl(redis.keys.worker(name)) <= 600
 
 
 async def test_a_worker_is_listed_for_ten_minutes_after_its_last_save(redis, redis_store):

@@ -133,6 +133,10 @@ class FaultyStore(LocalStore):
             raise StoreUnavailable("nothing is known about workers")
         await super().save_worker(name, fields)
 
+    async def mark_left(self, names: Sequence[str]) -> None:
+        await asyncio.sleep(0)
+        await super().mark_left(names)
+
     async def workers(self) -> dict[str, dict[str, str]]:
         await asyncio.sleep(0)
         return await super().workers()

@@ -33,15 +33,21 @@ class Roster:
 
     async def save(self) -> None:
         """Write every worker that changed, and those that left."""
-        current = {
+        for session in self._present().values():
+            await self._write(session)
+        present = self._present()  # others may have come meanwhile
+        if left := [name for name in self._saved if name not in present]:
+            await self._store.mark_left(left)
+        for name in left:
+            self._saved.pop(name, None)  # one that came back meanwhile is written again
+
+    def _present(self) -> dict[str, Session]:
+        """The sessions by the names of their workers."""
+        return {
             session.hello.worker_name: session
             for session in self._sessions
             if session.broken_at is None
         }
-        for session in current.values():
-            await self._write(session)
-        for name in [name for name in self._saved if name not in current]:
-            await self._left(name)
 
     async def enter(self, session: Session) -> None:
         """Write one worker that has come; when many come at once, each is written once."""
@@ -62,16 +68,6 @@ class Roster:
         """Write every worker, to a store that may know none of them."""
         self._saved.clear()
         await self.save()
-
-    async def _left(self, name: str) -> None:
-        """Mark a worker as gone, unless it has moved to another dispatcher."""
-        known = (await self._store.workers()).get(name, {})
-        if known.get("dispatcher", "") == self._dispatcher_id:
-            gone: dict[str, str | int] = {"is_running": 0, "current_tasks": 0, "draining": 0}
-            await self._store.save_worker(name, {**gone, "seen_ms": self._store.now_ms()})
-            if known.get("draining") == "1":
-                await self._store.forget_dismissal(known.get("instance", ""))
-        self._saved.pop(name, None)
 
     def _describe(self, session: Session) -> dict[str, str | int]:
         return {

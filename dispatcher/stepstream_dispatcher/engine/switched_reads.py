@@ -138,6 +138,13 @@ class SwitchedReads(Turn):
             lambda: self._journal.save_worker(name, fields),
         )
 
+    async def mark_left(self, names: Sequence[str]) -> None:
+        """See Store.mark_left."""
+        await self._ask(
+            lambda: self._remote.mark_left(names),
+            lambda: self._journal.mark_left(names),
+        )
+
     async def workers(self) -> dict[str, dict[str, str]]:
         """See Store.workers. While diverted those of this dispatcher."""
         return await self._ask(self._remote.workers, self._journal.workers)
@@ -156,11 +163,6 @@ class SwitchedReads(Turn):
         """See Store.dismiss."""
         self._refuse_diverted()
         await self._remote.dismiss(instance_id)
-
-    async def forget_dismissal(self, instance_id: str) -> None:
-        """See Store.forget_dismissal."""
-        self._refuse_diverted()
-        await self._remote.forget_dismissal(instance_id)
 
     async def intents(self) -> Intents:
         """See Store.intents. While diverted what was known before."""

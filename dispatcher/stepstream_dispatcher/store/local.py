@@ -288,15 +288,27 @@ class LocalStore:
 
         def save(connection: sqlite3.Connection) -> None:
             _drop_workers(connection, now_ms=now_ms)
-            query = "SELECT fields FROM workers WHERE name = ?"
-            row = connection.execute(query, (name,)).fetchone()
-            merged = json.loads(row[0]) | texts if row else texts
-            connection.execute(
-                "REPLACE INTO workers (name, fields, saved_ms) VALUES (?, ?, ?)",
-                (name, json.dumps(merged), now_ms),
-            )
+            _save_worker(connection, name, _worker(connection, name) | texts, now_ms=now_ms)
 
         await self._database.run(save)
+
+    async def mark_left(self, names: Sequence[str]) -> None:
+        """See Store.mark_left."""
+        now_ms = self.now_ms()
+        gone = {"is_running": "0", "current_tasks": "0", "draining": "0", "seen_ms": str(now_ms)}
+
+        def mark(connection: sqlite3.Connection) -> None:
+            _drop_workers(connection, now_ms=now_ms)
+            for name in names:
+                known = _worker(connection, name)
+                if known.get("dispatcher") != self._dispatcher_id:
+                    continue
+                _save_worker(connection, name, known | gone, now_ms=now_ms)
+                if known.get("draining") == "1":
+                    statement = "DELETE FROM draining WHERE instance_id = ?"
+                    connection.execute(statement, (known.get("instance"),))
+
+        await self._database.run(mark)
 
     async def workers(self) -> dict[str, dict[str, str]]:
         """See Store.workers."""
@@ -327,10 +339,6 @@ class LocalStore:
         await self._write("INSERT OR IGNORE INTO draining VALUES (?, ?)", instance_id, now_ms)
         oldest_ms = now_ms - DISMISSAL_KEPT_MS
         await self._write("DELETE FROM draining WHERE since_ms <= ?", oldest_ms)
-
-    async def forget_dismissal(self, instance_id: str) -> None:
-        """See Store.forget_dismissal."""
-        await self._write("DELETE FROM draining WHERE instance_id = ?", instance_id)
 
     async def intents(self) -> Intents:
         """See Store.intents."""
@@ -409,6 +417,19 @@ def _drop_workers(connection: sqlite3.Connection, *, now_ms: int) -> None:
     gone = connection.execute(query, (now_ms - WORKER_KEPT_MS,)).fetchall()
     connection.executemany("DELETE FROM tallies WHERE name = ?", gone)
     connection.executemany("DELETE FROM workers WHERE name = ?", gone)
+
+
+def _worker(connection: sqlite3.Connection, name: str) -> dict[str, str]:
+    query = "SELECT fields FROM workers WHERE name = ?"
+    row = connection.execute(query, (name,)).fetchone()
+    return dict(json.loads(row[0])) if row else {}
+
+
+def _save_worker(
+    connection: sqlite3.Connection, name: str, fields: Mapping[str, str], *, now_ms: int
+) -> None:
+    statement = "REPLACE INTO workers (name, fields, saved_ms) VALUES (?, ?, ?)"
+    connection.execute(statement, (name, json.dumps(fields), now_ms))
 
 
 def _trim(connection: sqlite3.Connection, *, now_ms: int, results_max: int, limit: int) -> int:

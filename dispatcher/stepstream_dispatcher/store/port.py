@@ -306,6 +306,12 @@ class Store(Protocol):
     async def save_worker(self, name: str, fields: Mapping[str, str | int]) -> None:
         """Write what is known about a worker: a flat mapping. Counters are left alone."""
 
+    async def mark_left(self, names: Sequence[str]) -> None:
+        """Write that workers have left this dispatcher, and forget that they were to leave.
+
+        Atomicity: one that another dispatcher has saved since stays as that one says.
+        """
+
     async def workers(self) -> dict[str, dict[str, str]]:
         """Everything known about the workers seen in the last 10 minutes, counters included."""
 
@@ -320,9 +326,6 @@ class Store(Protocol):
 
         No attempt runs for longer than 24 h, so by then it has left.
         """
-
-    async def forget_dismissal(self, instance_id: str) -> None:
-        """Forget that a worker instance was to leave: it has. Idempotent."""
 
     async def intents(self) -> Intents:
         """Read what `pause` and `dismiss` have stored."""

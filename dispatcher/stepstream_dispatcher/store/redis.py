@@ -284,6 +284,10 @@ class RedisStore:
         """See Store.save_worker."""
         await self._registry.save_worker(name, fields)
 
+    async def mark_left(self, names: Sequence[str]) -> None:
+        """See Store.mark_left."""
+        await self._registry.mark_left(names)
+
     async def workers(self) -> dict[str, dict[str, str]]:
         """See Store.workers."""
         return await self._registry.workers()
@@ -299,10 +303,6 @@ class RedisStore:
     async def dismiss(self, instance_id: str) -> None:
         """See Store.dismiss."""
         await self._registry.dismiss(instance_id)
-
-    async def forget_dismissal(self, instance_id: str) -> None:
-        """See Store.forget_dismissal."""
-        await self._registry.forget_dismissal(instance_id)
 
     async def intents(self) -> Intents:
         """See Store.intents."""

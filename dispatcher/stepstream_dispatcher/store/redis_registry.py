@@ -9,11 +9,12 @@ from stepstream_dispatcher.store.codec import field_text
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import Intents
 from stepstream_dispatcher.store.redis_link import Link, StoreClock
-from stepstream_dispatcher.store.redis_scripts import FORGET, keep
+from stepstream_dispatcher.store.redis_scripts import FORGET, LEAVE, keep
 
 __all__ = ["WORKER_KEPT_S", "RedisRegistry"]
 
 WORKER_KEPT_S: Final = 600  # a worker stays listed for 10 min after it was last saved
+LEFT_MAX: Final = 500  # workers a call of leave.lua; bounds how long it holds Redis
 DISMISSAL_KEPT_S: Final = 25 * 3600  # the longest attempt takes 24 h
 
 
@@ -74,6 +75,15 @@ class RedisRegistry:
             ("ZADD", self._keys.workers, now_ms, name),
         )
 
+    async def mark_left(self, names: Sequence[str]) -> None:
+        """See Store.mark_left."""
+        now_ms = await self.read_clock()
+        words = [self._dispatcher_id, str(now_ms), str(WORKER_KEPT_S)]
+        for start in range(0, len(names), LEFT_MAX):
+            part = names[start : start + LEFT_MAX]
+            keys = [self._keys.workers, self._keys.draining, *map(self._keys.worker, part)]
+            await LEAVE.run(self._link, keys, [*words, *part])
+
     async def workers(self) -> dict[str, dict[str, str]]:
         """See Store.workers. Drops the names of those that are gone."""
         oldest_ms = await self.read_clock() - WORKER_KEPT_S * 1000
@@ -114,10 +124,6 @@ class RedisRegistry:
             ("ZADD", key, "NX", now_ms, instance_id),
             ("ZREMRANGEBYSCORE", key, "-inf", oldest_ms),
         )
-
-    async def forget_dismissal(self, instance_id: str) -> None:
-        """See Store.forget_dismissal."""
-        await self._link.ask(("ZREM", self._keys.draining, instance_id))
 
     async def intents(self) -> Intents:
         """See Store.intents."""

@@ -18,6 +18,7 @@ __all__ = [
     "DROP_TIMERS",
     "FORGET",
     "IMPORT",
+    "LEAVE",
     "RECOUNT",
     "REPAIR",
     "SETTLE",
@@ -66,6 +67,7 @@ SUBMIT: Final = Script("commit", shebang=_REFUSED_WHEN_FULL)
 SETTLE: Final = Script("commit", shebang=_ALLOWED_WHEN_FULL)
 TRIM: Final = Script("trim", shebang=_ALLOWED_WHEN_FULL)
 FORGET: Final = Script("forget", shebang=_ALLOWED_WHEN_FULL)
+LEAVE: Final = Script("leave", shebang=_ALLOWED_WHEN_FULL)
 DROP_TIMERS: Final = Script("drop_timers", shebang=_ALLOWED_WHEN_FULL)
 IMPORT: Final = Script("import", shebang=_ALLOWED_WHEN_FULL)
 DISCARD: Final = Script("discard", shebang=_ALLOWED_WHEN_FULL)

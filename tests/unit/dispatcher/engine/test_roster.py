@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tests.support.engine import Dispatcher, with_dispatcher
 from tests.support.virtual_time import pass_time
@@ -12,6 +12,19 @@ rostered = with_dispatcher("committer", "feeder", "_roster")
 
 async def known(dispatcher: Dispatcher, name: str = "worker-1") -> dict[str, str]:
     return (await dispatcher.store.workers())[name]
+
+
+def marks_of(dispatcher: Dispatcher) -> list[Sequence[str]]:
+    """The names of each call that marks workers, from now on."""
+    marked: list[Sequence[str]] = []
+    mark_left = dispatcher.store.mark_left
+
+    async def noted(names: Sequence[str]) -> None:
+        marked.append(names)
+        await mark_left(names)
+
+    dispatcher.store.mark_left = noted  # type: ignore[method-assign]
+    return marked
 
 
 @rostered
@@ -58,9 +71,11 @@ async def test_held_attempts_are_counted(dispatcher: Dispatcher):
 async def test_worker_that_left_is_marked_once(dispatcher: Dispatcher):
     session = await dispatcher.connect()
 
+    marked = marks_of(dispatcher)
     dispatcher.engine.leases.broke(session)
-    await pass_time(0.3)
+    await pass_time(0.6)
 
+    assert marked == [["worker-1"]]
     assert (await known(dispatcher))["is_running"] == "0"
 
 
@@ -75,6 +90,37 @@ async def test_worker_that_moved_to_another_dispatcher_stays_as_that_one_says(
     await pass_time(0.3)
 
     assert (await known(dispatcher))["is_running"] == "1"
+
+
+@rostered
+async def test_all_that_left_at_once_are_marked_by_one_call(dispatcher: Dispatcher):
+    """2,000 that are cut off must not hold up a dispatcher that leaves."""
+    sessions = [await dispatcher.connect(f"worker-{number}") for number in range(50)]
+    marked = marks_of(dispatcher)
+    for session in sessions:
+        dispatcher.engine.leases.broke(session)
+
+    await dispatcher.engine._roster.save()
+
+    assert [len(names) for names in marked] == [50]
+    workers = await dispatcher.store.workers()
+    assert {fields["is_running"] for fields in workers.values()} == {"0"}
+
+
+@with_dispatcher("committer")
+async def test_one_that_comes_during_a_save_has_not_left(dispatcher: Dispatcher):
+    """A save writes all that are there before it looks for those that left."""
+    sessions = [await dispatcher.connect(f"worker-{number}") for number in range(5)]
+    marked = marks_of(dispatcher)
+    for session in sessions:
+        session.max_in_flight = 9
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(dispatcher.engine._roster.save())
+        group.create_task(dispatcher.connect("worker-5"))
+
+    assert marked == []
+    assert (await known(dispatcher, "worker-5"))["is_running"] == "1"
 
 
 @rostered

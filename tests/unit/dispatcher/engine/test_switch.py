@@ -64,6 +64,7 @@ CALLS: list[tuple[str, Ask, object]] = [
     ("beat", lambda s: s.beat(), None),
     ("dispatchers", lambda s: s.dispatchers(), {}),
     ("save_worker", lambda s: s.save_worker("w", {"sdk": "x"}), None),
+    ("mark_left", lambda s: s.mark_left(["w"]), None),
     ("workers", lambda s: s.workers(), {}),
     ("notify", lambda s: s.notify("d2", b"cancel t1"), None),
     ("trim", trim, 0),

@@ -26,6 +26,7 @@ def test_only_submissions_are_refused_by_a_full_redis():
         "TRIM": True,
         "FORGET": True,
         "IMPORT": True,
+        "LEAVE": True,
         "DROP_TIMERS": True,
         "DISCARD": True,
         "TALLY": True,
