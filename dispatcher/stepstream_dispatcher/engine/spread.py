@@ -21,7 +21,7 @@ import structlog
 from stepstream.session import STREAM_AGE_S
 from stepstream_dispatcher.engine.leases import Leases
 from stepstream_dispatcher.engine.messages import SPARE_WORD
-from stepstream_dispatcher.engine.sessions import Sessions
+from stepstream_dispatcher.engine.sessions import Session, Sessions
 from stepstream_dispatcher.store.port import Store
 
 __all__ = ["Spread"]
@@ -83,7 +83,12 @@ class Spread:
             await self._store.notify(richest, f"{SPARE_WORD} {amount}".encode())
 
     async def spare(self, amount: int) -> None:
-        """Tell so many workers to move."""
+        """Tell so many workers to move; one that goes while another gives back does no harm."""
+        for session in self._tell(amount):
+            await self._leases.worker_drains(session)
+
+    def _tell(self, amount: int) -> list[Session]:
+        """Choose and tell at one instant, so that whoever is told is there; returns them."""
         now = asyncio.get_running_loop().time()
         self._told_at = {who: at for who, at in self._told_at.items() if now - at < STREAM_AGE_S}
         free_to_go = [
@@ -91,9 +96,11 @@ class Spread:
             for session in self._sessions
             if not session.left and session.hello.instance_id not in self._told_at
         ]
-        for session in sorted(free_to_go, key=lambda one: len(one.attempts))[:amount]:
+        told = sorted(free_to_go, key=lambda one: len(one.attempts))[:amount]
+        for session in told:
             self._told_at[session.hello.instance_id] = now
+            session.draining = True
             session.outbox.drain = REASON
-            await self._leases.worker_drains(session)
             session.outbox.notify()
             _log.info("worker told to move", worker=session.hello.worker_name, reason=REASON)
+        return told

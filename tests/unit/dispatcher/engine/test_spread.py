@@ -1,5 +1,6 @@
 """A dispatcher that has come back gets its share of the workers, a few at a time."""
 
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -94,6 +95,52 @@ async def test_a_worker_that_comes_back_is_left_in_peace():
         assert not told([again, other_again])
         await pass_time(5 * LOOK_EVERY_S)
         assert told([again, other_again])
+
+
+async def with_unsent(dispatcher: Dispatcher, amount: int) -> tuple[list[Session], list[str]]:
+    """Workers with full hands that nobody has written to, and commits that wait from now on."""
+    sessions = await with_workers(dispatcher, amount)
+    tasks = [await dispatcher.submit(b"%d" % number) for number in range(2 * amount)]
+    await pass_time(1)
+    for session in sessions:
+        await session.outbox.filled()
+    dispatcher.store.slow.clear()
+    return sessions, tasks
+
+
+@in_virtual_time
+async def test_all_are_told_before_the_first_has_given_back_what_it_was_not_sent():
+    async with dispatchers("full") as (full,), asyncio.TaskGroup() as group:
+        sessions, _ = await with_unsent(full, 3)
+
+        sparing = group.create_task(full.engine.spread.spare(3))
+        await pass_time(1)
+
+        assert not sparing.done()
+        assert told(sessions) == sessions
+        async with asyncio.timeout(1):  # their writers are woken
+            for session in sessions:
+                await session.outbox.filled()
+        full.store.slow.set()
+
+
+@in_virtual_time
+async def test_one_that_vanishes_while_others_give_back_does_no_harm():
+    async with dispatchers("full") as (full,):
+        sessions, tasks = await with_unsent(full, 3)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(full.engine.spread.spare(3))
+            await pass_time(1)
+            group.create_task(full.engine.leases.give_up(sessions[1], "it is gone"))
+            await pass_time(1)
+            full.store.slow.set()
+        assert sessions[1] not in list(full.engine.sessions)
+
+        another = await full.connect("another", slots=6)
+        handouts = await full.handed_out(another, 6)
+        assert {one.attempt.task_id for one in handouts} == set(tasks)
+        assert [one.attempt.record.losses for one in handouts] == [0] * 6
 
 
 @in_virtual_time
