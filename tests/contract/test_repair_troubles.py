@@ -309,6 +309,51 @@ async def test_in_the_background_a_busy_system_is_mended_and_not_counted(
     assert (await redis_store.counts())["pending"] == tasks
 
 
+async def test_a_stranger_that_a_busy_sweep_left_in_the_index_starts_another(
+    every_kind, redis, monkeypatch
+):
+    """What was missing is put back without counting; from then on there is one too many."""
+    monkeypatch.setattr(reconciler, "BACKGROUND_EVENTS_MAX", 0)
+    async with healer_of(every_kind) as healer:
+        await healer.reconciler.look()
+        await redis.client.zrem(redis.keys.index, "t-create")
+        await redis.client.zadd(redis.keys.index, {"nobody": 1})
+        busy = await swept_while_busy(healer, redis)
+        after = await healer.reconciler.look()
+        at_last = await healer.reconciler.look()
+
+    assert (busy.counted, busy.repaired) == (False, {"index": 1})
+    assert (after.counted, after.repaired) == (True, {"index": 1})
+    assert at_last is None
+    assert await redis.client.zscore(redis.keys.index, "nobody") is None
+    assert await redis.client.zscore(redis.keys.index, "t-create") is not None
+
+
+async def swept_while_busy(healer, redis):
+    """The report of a sweep in the background beside which tasks are submitted."""
+    await redis.client.delete(redis.keys.swept)
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(healer.reconciler.look())
+        tasks = 0
+        while not looking.done():
+            tasks += 1
+            await advance(healer.store, f"busy-{tasks}", "create")
+    return looking.result()
+
+
+async def test_a_spoilt_record_that_is_listed_is_swept_for_once(every_kind, redis):
+    """It is counted nowhere, so that the index has one too many for good."""
+    await redis.client.hset(redis.keys.record("t-create"), "stage", "nonsense")
+    async with healer_of(every_kind) as healer:
+        first = await healer.reconciler.look()
+        second = await healer.reconciler.look()
+        others = [await healer.reconciler.look() for _ in range(2)]
+
+    assert first.repaired == {"counts": 2}
+    assert second.repaired == {}
+    assert others == [None, None]
+
+
 async def test_after_many_sweeps_that_did_not_count_one_does(redis_store, redis, monkeypatch):
     """Counts that cancel each other out show in nothing else."""
     monkeypatch.setattr(reconciler, "BACKGROUND_EVENTS_MAX", 0)

@@ -39,6 +39,30 @@ async def test_trimming_and_dropping_make_none(every_kind, redis):
     assert found == {}
 
 
+@pytest.mark.parametrize("end", ["complete-done", "fail-dead"])
+async def test_a_task_submitted_anew_before_it_was_trimmed_makes_none(redis_store, redis, end):
+    found = []
+    await ended(redis_store, end)
+    await redis.expire("t1")
+    found.append(await agree(redis_store))
+
+    await advance(redis_store, "t1", "create")
+    found.append(await agree(redis_store))
+    await carry_out(redis_store, "cancel", "t1")
+    found.append(await agree(redis_store))
+    await redis_store.trim(results_max=0, limit=100)
+    found.append(await agree(redis_store))
+
+    assert found == [{}] * 4
+    assert (await redis_store.index(cursor="", count=1)).task_ids == []
+
+
+async def ended(store, end):
+    """A task whose life is over."""
+    await prepared(store, end, "t1")
+    await carry_out(store, end, "t1")
+
+
 async def test_nothing_is_repaired_where_nothing_was_destroyed(every_kind):
     async with healer_of(every_kind) as healer:
         report = await healer.sweep()
@@ -64,6 +88,26 @@ async def test_what_was_destroyed_shows_and_is_healed(every_kind, redis, what):
     kept = {"retries": 0} if what == "delete the counts" else {}  # nothing says how many there were
     assert await every_kind.counts() == before | kept
     await healed(every_kind)
+
+
+async def exchange_in_index(redis):
+    """Put a stranger into a task's place, which shows in no count and no size."""
+    await redis.client.zrem(redis.keys.index, "t-create")
+    await redis.client.zadd(redis.keys.index, {"nobody": 1})
+
+
+async def test_a_member_exchanged_in_the_index_is_healed_once_a_sweep_is_due(every_kind, redis):
+    index = await redis.client.zrange(redis.keys.index, 0, -1, withscores=True)
+    async with healer_of(every_kind) as healer:
+        await healer.reconciler.look()
+        await exchange_in_index(redis)
+        early = await healer.reconciler.look()
+        await redis.client.delete(redis.keys.swept)  # as when its 5 min are over
+        report = await healer.reconciler.look()
+
+    assert early is None
+    assert (report.counted, report.repaired) == (True, {"index": 2})
+    assert await redis.client.zrange(redis.keys.index, 0, -1, withscores=True) == index
 
 
 async def healed(store):

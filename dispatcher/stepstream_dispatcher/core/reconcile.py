@@ -118,7 +118,9 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 def differences(tally: Tally) -> dict[str, int]:
     """By how much counts and sizes differ; empty: nothing was destroyed that shows.
 
-    Every script keeps them in step, so a difference is somebody else's doing, and stays.
+    Every script keeps them in step, so a difference is somebody else's doing, and stays. A task
+    that is submitted anew before its expired life was trimmed is counted for both and listed once,
+    so that of the index beside the states only a member too many shows.
     """
     counts, sizes = tally.counts, tally.sizes
     states = {name: n for name, n in counts.items() if name not in TOTALS}
@@ -128,6 +130,7 @@ def differences(tally: Tally) -> dict[str, int]:
         ENTRIES: counts.get(ENTRIES, 0) - sum(tally.lanes.values()),
         TIMERS: counts.get(TIMERS, 0) - sizes[DELAYED],
         LISTED: counts.get(LISTED, 0) - sizes[INDEX],
+        INDEX: min(0, sum(states.values()) - sizes[INDEX]),
         ENDED: ended - sizes[ENDED],
         LIVE: counts.get(LIVE, 0) - (sum(states.values()) - ended),
         "groups": len(tally.groupless),

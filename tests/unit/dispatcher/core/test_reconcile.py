@@ -208,6 +208,7 @@ def test_counts_that_agree_differ_in_nothing():
         ({"lanes": {"default": 3}}, {"entries": -1}),
         ({"sizes": {"delayed": 0}}, {"timers": 1}),
         ({"sizes": {"index": 6}}, {"listed": 1}),
+        ({"sizes": {"index": 8}, "counts": {"listed": 8}}, {"index": -1}),
         ({"sizes": {"ended": 1}}, {"ended": 2}),
         ({"sizes": {"human_review": 0}}, {"human_review": 1}),
         ({"counts": {"live": 5}}, {"live": 1}),
@@ -216,6 +217,11 @@ def test_counts_that_agree_differ_in_nothing():
 )
 def test_each_destroyed_thing_shows(changes: dict[str, dict[str, int]], found: dict[str, int]):
     assert differences(tally(**changes)) == found
+
+
+def test_a_task_submitted_anew_before_it_was_trimmed_is_no_difference():
+    """It is counted for both lives, and listed once."""
+    assert differences(tally(counts={"translating": 3, "live": 5})) == {}
 
 
 def test_a_lane_without_its_group_shows():
