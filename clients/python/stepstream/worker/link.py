@@ -257,7 +257,7 @@ class Link:
             self._stop_now()
 
     def _stop_now(self) -> None:
-        if self._limit is not None:
+        if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
 
     def _heard(self) -> None:

@@ -11,8 +11,11 @@ import pytest
 
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.worker import StepContext, step
+from stepstream.worker._frames import Identity
+from stepstream.worker.desk import Handlers
+from stepstream.worker.link import Abort, Link
 from tests.support.fake_dispatcher import FakeDispatcher, assignment, fake_dispatcher
-from tests.unit.client.worker.conftest import Gates, Serving
+from tests.unit.client.worker.conftest import TEST_LIMIT_S, Gates, Serving
 
 BROKEN = grpc.StatusCode.UNAVAILABLE
 HELD = "task-1/held/1"
@@ -426,3 +429,27 @@ async def test_a_batch_that_comes_twice_runs_once(
 
         assert gates.runs == 1
         assert threading.active_count() > 1
+
+
+async def test_a_link_that_is_ending_is_told_to_stop_again(unused_tcp_port: int) -> None:
+    """A process says so when it ends, and the last receipt may say the same in the same turn."""
+    identity = Identity(
+        name="w", instance_id="i", sdk="s", queues=("default",), step_types=("echo",), labels={}
+    )
+    handlers = Handlers(slots=1, send=lambda _: None, moved=lambda _: None, loop_lag_s=lambda: 0.0)
+    link = Link(identity, [f"127.0.0.1:{unused_tcp_port}"], handlers)
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(link.run())
+
+    def tell_again() -> None:
+        link.handle([Abort()])
+        if not running.done():
+            loop.call_soon(tell_again)
+
+    errors: list[object] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
+    loop.call_soon(tell_again)
+    async with asyncio.timeout(TEST_LIMIT_S):
+        await running
+
+    assert errors == []
