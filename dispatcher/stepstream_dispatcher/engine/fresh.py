@@ -1,7 +1,8 @@
 """Remembers tasks that were just created here, so that handing them out needs no read.
 
 The entry that its creation added belongs to a task as it was created: whatever changes the record
-later takes that entry away. Under a backlog the oldest are forgotten, and are read like any other.
+later takes that entry away. A backlog is taken from its old end: while there is no room those that
+wait stay remembered, and new ones are not, which are read like any other.
 
 Not every creation is taken: the entry may have been read before its creation was heard of, or be
 read by another dispatcher. Those are forgotten after a while, too.
@@ -18,13 +19,13 @@ from stepstream_dispatcher.store.port import Entry
 
 __all__ = ["Fresh"]
 
-TASKS_MAX: Final = 1024
+TASKS_MAX: Final = 4096
 KEPT_MS: Final = 5_000  # longer than an entry waits without a backlog
-DATA_BYTES_MAX: Final = 4096  # of one task; with TASKS_MAX it bounds the memory to 4 MiB
+DATA_BYTES_MAX: Final = 4096  # of one task; with TASKS_MAX it bounds the memory to 16 MiB
 
 
 class Fresh:
-    """A bounded memory of creations, oldest forgotten first."""
+    """A bounded memory of creations."""
 
     def __init__(self) -> None:
         self._created: dict[tuple[str, str], Transition] = {}  # by task id and entry id
@@ -36,7 +37,8 @@ class Fresh:
         if sum(map(len, transition.data.values())) > DATA_BYTES_MAX:
             return
         self._forget(before_ms=transition.event.at_ms - KEPT_MS)
-        self._created[transition.task_id, entry_id] = transition
+        if len(self._created) < TASKS_MAX:
+            self._created[transition.task_id, entry_id] = transition
 
     def take(self, entry: Entry) -> tuple[TaskRecord, dict[str, bytes]] | None:
         """The task of an entry as it was created, once; None when it is not remembered."""
@@ -47,9 +49,9 @@ class Fresh:
         return msgspec.convert(fields, TaskRecord, strict=False), created.data
 
     def _forget(self, *, before_ms: int) -> None:
-        """Make room for one more, and let go of what was created before a time."""
+        """Let go of what was created before a time."""
         while self._created:
             oldest = next(iter(self._created))
-            if len(self._created) < TASKS_MAX and self._created[oldest].event.at_ms >= before_ms:
+            if self._created[oldest].event.at_ms >= before_ms:
                 return
             del self._created[oldest]

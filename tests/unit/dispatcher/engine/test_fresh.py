@@ -42,14 +42,14 @@ def test_delayed_and_large_tasks_are_not_remembered():
     assert fresh.take(entry_of("large")) is None
 
 
-def test_oldest_are_forgotten():
+def test_those_that_wait_are_remembered_while_there_is_no_room_for_new_ones():
     fresh = Fresh()
 
     for number in range(TASKS_MAX + 1):
         fresh.applied(created(str(number)), f"1-{number}")
 
-    assert fresh.take(entry_of("0")) is None
-    assert fresh.take(entry_of("1")) is not None
+    assert fresh.take(entry_of("0")) is not None
+    assert fresh.take(entry_of(str(TASKS_MAX))) is None
 
 
 def test_those_whose_entry_is_never_taken_are_forgotten_after_a_while():
