@@ -10,6 +10,7 @@ read by another dispatcher. Those are forgotten after a while, too.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -28,7 +29,9 @@ class Fresh:
     """A bounded memory of creations."""
 
     def __init__(self) -> None:
-        self._created: dict[tuple[str, str], Transition] = {}  # by task id and entry id
+        # By task id and entry id; of this kind, since a dict whose first ones were taken searches
+        # for the oldest.
+        self._created: OrderedDict[tuple[str, str], Transition] = OrderedDict()
 
     def applied(self, transition: Transition, entry_id: str) -> None:
         """Hear of a transition that was applied here, and of the entry that it added."""
