@@ -24,6 +24,7 @@ from stepstream_dispatcher.engine.traces import SpanSink
 from stepstream_dispatcher.store.local import LocalStore
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import (
+    CommitFailed,
     CommitKind,
     Entry,
     Result,
@@ -76,6 +77,7 @@ class FaultyStore(LocalStore):
         super().__init__(shared, dispatcher_id=dispatcher_id)
         self.commits: list[Sequence[Transition]] = []
         self.troubles: deque[Trouble] = deque()  # of the commits to come
+        self.broken: set[str] = set()  # tasks of which it can carry out no transition
         self.down = False
         self.busy = False  # it answers, and has no room for a call
         self.workers_fail = False  # what is known about workers cannot be written
@@ -92,11 +94,16 @@ class FaultyStore(LocalStore):
         if trouble == "unreachable":
             raise StoreUnreachable("nothing was sent")
         self._check()
-        results = await super().commit(transitions, kind=kind, live_max=live_max)
+        whole = [one for one in transitions if one.task_id not in self.broken]
+        results = await super().commit(whole, kind=kind, live_max=live_max)
         if trouble == "answer lost":
             raise StoreUnavailable("the answer was lost")
         if trouble == "sent twice":
             results = await super().commit(transitions, kind=kind, live_max=live_max)
+        if len(whole) < len(transitions):
+            answers = dict(zip((one.task_id for one in whole), results, strict=True))
+            beside = [answers.get(one.task_id) for one in transitions]
+            raise CommitFailed("a script error", beside)
         return results
 
     def _check(self) -> None:

@@ -24,6 +24,7 @@ class Refusal(Enum):
     UNKNOWN_OUTCOME = "unknown outcome"
     NOT_FAILED = "not failed"  # only a dead letter can be redriven or edited
     UNKNOWN_PIPELINE = "unknown pipeline"  # defined nowhere, or without the record's step
+    BROKEN = "broken"  # the store cannot carry it out, perhaps did half of it; left to recovery
 
 
 class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -4,7 +4,9 @@ Theory of operation. Callers hand in *proposals*, each a task, its record as las
 `decide` turns each into a transition. Two lanes run side by side, one per commit kind; each takes
 all that waits (up to the store's limits), sends one call, and hands the verdicts back. So the cost
 per step falls as load rises, and nothing waits for a timer. A version conflict comes with the newer
-record, from which the same fact is decided again under the same operation id.
+record, from which the same fact is decided again under the same operation id. A transition that the
+store cannot carry out is refused alone: those beside it in a call are recorded, and their callers
+have to hear so.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import structlog
 
-from stepstream.errors import StepstreamError, StoreBusy, StoreUnavailable
+from stepstream.errors import InternalError, StepstreamError, StoreBusy, StoreUnavailable
 from stepstream_dispatcher.core.facts import Fact
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
 from stepstream_dispatcher.core.pipeline import Catalog
@@ -33,14 +35,19 @@ from stepstream_dispatcher.store.port import (
     Verdict,
 )
 
-__all__ = ["Committer", "Outcome", "Proposal"]
+__all__ = ["Answer", "Committer", "Outcome", "Proposal", "broken"]
 
 CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script call holds Redis
 CALL_BYTES_MAX: Final = 1024 * 1024
 TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
 CALLS_IN_FLIGHT: Final = 2  # of one kind: the next one is packed while Redis works on the first
 UNKNOWN_MAX: Final = 1_000  # pipelines and steps that are complained about, once each
+BROKEN_MAX: Final = 1_000  # tasks that are complained about, once each
 DECISIONS_MAX: Final = 5  # of one fact, before the caller is told that the task is contended
+
+_APPLIED: Final = (Verdict.APPLIED, Verdict.DUPLICATE)
+
+Answer: TypeAlias = Result | InternalError  # the error: the store cannot carry it out
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +63,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a proposal."""
 
-    verdict: Verdict | None = None  # None: refused before it reached the store
+    verdict: Verdict | None = None  # None: refused before it reached the store, or broken there
     refusal: Refusal | None = None
     record: TaskRecord | None = None  # as it stands now, or as the fact left it; where known
     transition: Transition | None = None  # what was sent last
@@ -64,7 +71,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def applied(self) -> bool:
         """Whether the fact is recorded, by this call or before."""
-        return self.verdict in (Verdict.APPLIED, Verdict.DUPLICATE)
+        return self.verdict in _APPLIED
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the fact may be recorded yet: for now it is contended, or cannot be."""
+        contended = self.verdict is Verdict.VERSION_CONFLICT
+        return contended or self.refusal in (Refusal.UNKNOWN_PIPELINE, Refusal.BROKEN)
 
 
 class _Call:
@@ -74,11 +87,11 @@ class _Call:
 
     def __init__(self, transitions: Sequence[Transition]) -> None:
         self.transitions = transitions
-        self.results: list[Result | None] = [None] * len(transitions)
+        self.results: list[Answer | None] = [None] * len(transitions)
         self.missing = len(transitions)
-        self.done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
 
-    def settle(self, index: int, result: Result) -> None:
+    def settle(self, index: int, result: Answer) -> None:
         self.results[index] = result
         self.missing -= 1
         if not self.missing and not self.done.done():
@@ -167,6 +180,7 @@ class Committer:
             "settle": _Lane("settle"),
         }
         self._unknown: set[str] = set()  # pipelines and steps that were complained about
+        self._broken: set[str] = set()  # tasks that were complained about
         self.new_op_id = OperationIds().next
 
     async def run(self) -> None:
@@ -176,8 +190,8 @@ class Committer:
                 for _ in range(CALLS_IN_FLIGHT):
                     group.create_task(self._run_lane(lane))
 
-    async def create(self, transitions: Sequence[Transition]) -> list[Result]:
-        """Commit creations; one result each, in order.
+    async def create(self, transitions: Sequence[Transition]) -> list[Answer]:
+        """Commit creations; one result each, in order, or why the store cannot carry it out.
 
         Raises:
             StoreUnavailable: The outcome of all of them is unknown.
@@ -211,11 +225,11 @@ class Committer:
             results = await self._send("settle", transitions)
             open_ones = []
             for index, transition, result in zip(sent, transitions, results, strict=True):
-                outcomes[index] = _outcome(records[index], transition, result)
-                if outcomes[index].applied:
+                outcome = outcomes[index] = _outcome(records[index], transition, result)
+                if outcome.applied:
                     self._moved(records[index], transition)
-                if result.verdict is Verdict.VERSION_CONFLICT and result.record is not None:
-                    records[index] = result.record
+                if outcome.verdict is Verdict.VERSION_CONFLICT and outcome.record is not None:
+                    records[index] = outcome.record
                     open_ones.append(index)
         return outcomes
 
@@ -246,7 +260,7 @@ class Committer:
                 task=task_id,
             )
 
-    async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Result]:
+    async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Answer]:
         call = _Call(transitions)
         self._lanes[kind].put(call)
         return await call.done
@@ -258,10 +272,12 @@ class Committer:
             if not taken:  # the other one was quicker
                 continue
             error: StepstreamError = StoreUnavailable("the commit was interrupted")
-            results: Sequence[Result | None] = [None] * len(taken)
+            results: Sequence[Answer | None] = [None] * len(taken)
             try:
                 results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
-            except (CommitFailed, CommitPartly) as partly:
+            except CommitFailed as failed:
+                results = self._beside_broken(taken, failed)
+            except CommitPartly as partly:
                 results, error = partly.results, partly
             except (StoreUnavailable, StoreBusy) as unavailable:
                 error = unavailable
@@ -271,23 +287,46 @@ class Committer:
     async def _carry_out(self, batch: list[Transition], lane: _Lane) -> list[Result]:
         return await self._store.commit(batch, kind=lane.kind, live_max=self._live_max)
 
+    def _beside_broken(
+        self, taken: Sequence[tuple[_Call, int]], failed: CommitFailed
+    ) -> list[Answer]:
+        """The results, with an error in the place of each transition that failed."""
+        return [
+            self._broken_at(call.transitions[index].task_id, failed) if result is None else result
+            for (call, index), result in zip(taken, failed.results, strict=True)
+        ]
+
+    def _broken_at(self, task_id: str, failed: CommitFailed) -> InternalError:
+        """Say once for each task that the store cannot carry out what happens to it."""
+        if task_id not in self._broken and len(self._broken) < BROKEN_MAX:
+            self._broken.add(task_id)
+            _log.error("a task cannot be changed", task=task_id, error=failed.message)
+        return broken(task_id)
+
     def _hand_back(
         self,
         taken: Sequence[tuple[_Call, int]],
-        results: Sequence[Result | None],
+        results: Sequence[Answer | None],
         error: StepstreamError,
     ) -> None:
         for (call, index), result in zip(taken, results, strict=True):
             if result is None:
                 call.fail(error)
                 continue
-            if result.verdict in (Verdict.APPLIED, Verdict.DUPLICATE):
+            if isinstance(result, Result) and result.verdict in _APPLIED:
                 self._applied(call.transitions[index], result.entry)
             call.settle(index, result)
 
 
-def _outcome(record: TaskRecord, transition: Transition, result: Result) -> Outcome:
+def broken(task_id: str) -> InternalError:
+    """What a caller is told of a change that the store cannot carry out."""
+    return InternalError(f"the store cannot change task {task_id}")
+
+
+def _outcome(record: TaskRecord, transition: Transition, result: Answer) -> Outcome:
+    if isinstance(result, InternalError):
+        return Outcome(refusal=Refusal.BROKEN, transition=transition)
     known = result.record
-    if result.verdict in (Verdict.APPLIED, Verdict.DUPLICATE):
+    if result.verdict in _APPLIED:
         known = known or after(record, transition)
     return Outcome(verdict=result.verdict, record=known, transition=transition)

@@ -43,7 +43,7 @@ from stepstream_dispatcher.core.record import (
     TaskRecord,
     Transition,
 )
-from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal, broken
 from stepstream_dispatcher.engine.identity import new_task_id
 from stepstream_dispatcher.engine.modes import Home
 from stepstream_dispatcher.engine.vocabulary import Vocabulary
@@ -359,6 +359,8 @@ class Desk:
             raise TaskContended(f"task {task_id} changes too fast")
         if outcome.refusal is Refusal.UNKNOWN_PIPELINE:
             raise InternalError(f"pipeline {sight.record.pipeline} is not known here as it was")
+        if outcome.refusal is Refusal.BROKEN:
+            raise broken(task_id)
         return outcome
 
 

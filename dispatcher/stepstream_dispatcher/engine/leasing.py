@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from stepstream_dispatcher.core.facts import Leased, Released, Requeued
-from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord, assignment_id
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.identity import new_tokens
 from stepstream_dispatcher.engine.sessions import Attempt, Handout, Session, Sessions
-from stepstream_dispatcher.store.port import Entry, Store, Verdict
+from stepstream_dispatcher.store.port import Entry, Store
 
 __all__ = ["Leasing", "Load"]
 
@@ -173,7 +172,7 @@ class Leasing:
             if not outcome.applied or outcome.record is None:
                 session.attempts.pop(token, None)
                 slots_moved = True
-                if _is_obsolete(outcome):  # else: left to recovery
+                if not outcome.undecided:  # its entry is no task's current one; else: recovery's
                     obsolete.append(load.entry)
                 continue
             attempt.record = outcome.record
@@ -204,12 +203,6 @@ class Leasing:
         attempt.leased_at = now
         handout = Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
         session.outbox.hand_out(handout)
-
-
-def _is_obsolete(outcome: Outcome) -> bool:
-    """Whether the entry of a lease that came to nothing is no task's current one."""
-    contended = outcome.verdict is Verdict.VERSION_CONFLICT
-    return not (contended or outcome.refusal is Refusal.UNKNOWN_PIPELINE)
 
 
 def _give_back(attempt: Attempt, token: str, reason: str) -> Proposal:

@@ -20,9 +20,10 @@ from stepstream.errors import (
 from stepstream_dispatcher.core.admission import Limits, Submission, check_task_id, input_hash
 from stepstream_dispatcher.core.explain import Explanation, Scene, Seat, explain
 from stepstream_dispatcher.core.facts import InputUpdated, Redriven
+from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.pipeline import Catalog, Pipeline
 from stepstream_dispatcher.core.record import TaskRecord
-from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal, broken
 from stepstream_dispatcher.engine.desk import Desk, Listing, Selection, Sight
 from stepstream_dispatcher.engine.intents import IntentKeeper
 from stepstream_dispatcher.engine.vocabulary import Vocabulary
@@ -315,6 +316,8 @@ def _refusal(task_id: str, outcome: Outcome, *, seen_version: int = 0) -> Stepst
         return TaskNotFound(f"task {task_id} has expired")
     if outcome.verdict is Verdict.VERSION_CONFLICT:
         return TaskContended(f"task {task_id} changes too fast")
+    if outcome.refusal is Refusal.BROKEN:
+        return broken(task_id)
     record = outcome.record
     if outcome.refusal is None or record is None:
         return None

@@ -13,6 +13,7 @@ import structlog
 from stepstream.errors import Draining, ProtocolMismatch, RateLimited
 from stepstream.session import PROTOCOL_VERSION
 from stepstream_dispatcher.core.facts import Adopted
+from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
@@ -178,6 +179,12 @@ class Reception:
             return False
         if not self._leases.take_back(item.lease_token):
             return False
+        return await self._take_over(session, item, task_id, record)
+
+    async def _take_over(
+        self, session: Session, item: Inventory, task_id: str, record: TaskRecord
+    ) -> bool:
+        """Hold an attempt that goes on, and record that its owner is this dispatcher now."""
         attempt = self._enter(session, item, task_id, record)
         if record.owner == self._dispatcher_id:
             return True
@@ -192,6 +199,8 @@ class Reception:
         if outcome.applied and outcome.record is not None:
             attempt.record = outcome.record
             return True
+        if outcome.refusal is Refusal.BROKEN:
+            return True  # perhaps it is ours: what is held is compared with the record again
         session.attempts.pop(item.lease_token, None)
         return False
 

@@ -265,9 +265,9 @@ class Recovery:
         return left
 
     async def _apply(self, proposals: list[Proposal], of: str) -> None:
-        if proposals:
-            _log.warning("work taken over", dispatcher=of, attempts=len(proposals))
-            await self._committer.apply(proposals)
+        outcomes = await self._committer.apply(proposals)
+        if taken_over := sum(outcome.applied for outcome in outcomes):
+            _log.warning("work taken over", dispatcher=of, attempts=taken_over)
 
     async def _records_of(self, entries: Sequence[Entry]) -> dict[str, TaskRecord | None]:
         """The records that entries name, by task; without those that are unreadable."""

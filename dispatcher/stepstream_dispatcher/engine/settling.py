@@ -187,9 +187,8 @@ class Settling:
         if outcome.verdict in _WORDS:
             return _receipt(settlement, _WORDS[outcome.verdict])
         if outcome.refusal is Refusal.UNKNOWN_OUTCOME and outcome.record is not None:
-            return await self._fail_unknown_outcome(settlement, outcome.record)
-        undecided = outcome.refusal is Refusal.UNKNOWN_PIPELINE
-        if undecided or outcome.verdict is Verdict.VERSION_CONFLICT:  # contended
+            return await self._fail_unknown_outcome(session, settlement, outcome.record)
+        if outcome.undecided:
             return self._keep(session, settlement)
         return await self._stale(settlement)
 
@@ -201,16 +200,18 @@ class Settling:
         return _receipt(settlement, status)
 
     async def _fail_unknown_outcome(
-        self, settlement: Settlement, record: TaskRecord
+        self, session: Session, settlement: Settlement, record: TaskRecord
     ) -> ReceiptWord:
         outcome = settlement.fact.outcome if isinstance(settlement.fact, Completed) else ""
         words = f"step {record.step} has no outcome {outcome[:64]!r} in pipeline {record.pipeline}"
         fact = Failed(
             token=settlement.lease_token, code="UNKNOWN_OUTCOME", message=words, retryable=False
         )
-        await self._committer.apply(
+        (failed,) = await self._committer.apply(
             [Proposal(task_id=_task_of(settlement), record=record, fact=fact)]
         )
+        if failed.undecided:
+            return self._keep(session, settlement)
         return _receipt(settlement, "INVALID", words)
 
     def _keep(self, session: Session, settlement: Settlement) -> ReceiptWord:

@@ -146,7 +146,9 @@ class SwitchStore(SwitchedReads, SwitchedLanes):
                 answers = await self._commit_away([transitions[at] for at in there], kind, live_max)
             except CommitFailed as failed:
                 _fill(results, there, failed.results)
-                raise CommitFailed(failed.message, results) from failed
+                unknown = any(results[at] is None for at in here)
+                kind_of_error = CommitPartly if unknown else CommitFailed
+                raise kind_of_error(failed.message, results) from failed
             except StoreUnavailable as error:
                 partial = error.results if isinstance(error, CommitPartly) else ()
                 _fill(results, there[: len(partial)], partial)

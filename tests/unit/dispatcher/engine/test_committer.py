@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.admission import Submission, creation
@@ -18,7 +19,7 @@ from stepstream_dispatcher.engine.committer import (
     Outcome,
     Proposal,
 )
-from stepstream_dispatcher.store.port import CommitFailed, CommitKind, Result, Verdict
+from stepstream_dispatcher.store.port import CommitKind, CommitPartly, Result, Verdict
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
 from tests.support.records import NOW_MS, TRANSLATION
 from tests.support.virtual_time import pass_time
@@ -203,27 +204,56 @@ async def test_lost_store_is_an_error_to_every_caller(dispatcher: Dispatcher, tr
 
 @committing
 async def test_transition_that_fails_alone_leaves_the_others_whole(dispatcher: Dispatcher):
+    """Of one caller as of others: each is told what became of its own."""
+    broken = new_task(0)
+    dispatcher.store.broken.add(broken.task_id)
+    create = dispatcher.engine.committer.create
+    async with asyncio.TaskGroup() as group:
+        alone = group.create_task(create([new_task(1)]))
+        beside = group.create_task(create([broken, new_task(2)]))
+
+    assert sizes(dispatcher) == [3]
+    error, result = beside.result()
+    assert isinstance(error, InternalError)
+    assert error.message == f"the store cannot change task {broken.task_id}"
+    assert [result.verdict, alone.result()[0].verdict] == [Verdict.APPLIED] * 2
+
+
+@committing
+async def test_fact_that_the_store_cannot_carry_out_is_one_refusal_among_others(
+    dispatcher: Dispatcher,
+):
+    tasks = [await dispatcher.submit(b"%d" % number) for number in range(3)]
+    dispatcher.store.broken.add(tasks[1])
+    proposals = [
+        Proposal(task_id=one, record=await dispatcher.record(one), fact=CancelAsked(reason=""))
+        for one in tasks
+    ]
+
+    with capture_logs() as logs:
+        outcomes = await dispatcher.engine.committer.apply(proposals)
+        outcomes += await dispatcher.engine.committer.apply([proposals[1]])
+
+    assert [one.refusal for one in outcomes] == [None, Refusal.BROKEN, None, Refusal.BROKEN]
+    assert [one.applied for one in outcomes] == [True, False, True, False]
+    assert [(line["task"], line["error"]) for line in logs] == [(tasks[1], "a script error")]
+
+
+@committing
+async def test_what_became_of_nobody_knows_is_an_error_to_its_caller_alone(dispatcher: Dispatcher):
     commit = dispatcher.store.commit
 
     async def partly(transitions: list[Transition], *, kind: CommitKind, live_max: int = 0):
         results = await commit(transitions[1:], kind=kind, live_max=live_max)
-        raise CommitFailed("a script error", [None, *results])
+        raise CommitPartly("it went away", [None, *results])
 
     dispatcher.store.commit = partly  # type: ignore[method-assign, assignment]
-    outcomes: dict[int, object] = {}
-
-    async def create(number: int) -> None:
-        try:
-            (result,) = await dispatcher.engine.committer.create([new_task(number)])
-            outcomes[number] = result.verdict
-        except InternalError as error:
-            outcomes[number] = error.message
-
     async with asyncio.TaskGroup() as group:
-        for number in range(3):
-            group.create_task(create(number))
+        unknown = group.create_task(suppressed(dispatcher, new_task(0)))
+        known = group.create_task(dispatcher.engine.committer.create([new_task(1)]))
 
-    assert outcomes == {0: "a script error", 1: Verdict.APPLIED, 2: Verdict.APPLIED}
+    assert unknown.result() == "it went away"
+    assert known.result()[0].verdict is Verdict.APPLIED
 
 
 @with_dispatcher()

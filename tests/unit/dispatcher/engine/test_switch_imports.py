@@ -15,6 +15,7 @@ from stepstream_dispatcher.engine.sessions import Handout, Session
 from stepstream_dispatcher.engine.switch import SwitchStore
 from stepstream_dispatcher.store.port import (
     JOURNAL_FIELD,
+    CommitFailed,
     CommitPartly,
     Imported,
     StoreUnreachable,
@@ -112,6 +113,30 @@ async def test_task_that_is_being_imported_is_not_changed_and_others_are():
         assert [result and result.verdict for result in caught.value.results] == [None, "APPLIED"]
         assert seen[0] is not None
         assert await moving is Imported.CREATED
+
+
+@pytest.mark.parametrize(("moves", "error"), [(True, CommitPartly), (False, CommitFailed)])
+@in_virtual_time
+async def test_task_that_redis_cannot_change_is_told_from_one_that_is_being_imported(
+    moves: bool, error: type[Exception]
+):
+    async with switched() as dispatcher, asyncio.TaskGroup() as group:
+        await created(dispatcher.switch, "broken")
+        dispatcher.store.broken.add("broken")
+        await at_rest(dispatcher)
+        redrive = build("redrive", "t1", await current(dispatcher.journal, "t1"), now_ms=NOW_MS)
+        cancel = build("cancel", "broken", await current(dispatcher.store, "broken"), now_ms=NOW_MS)
+        if moves:
+            dispatcher.remote.taking.clear()
+            group.create_task(dispatcher.switch.bring_home("t1"))
+            await pass_time(1)
+
+        with pytest.raises(error) as caught:
+            await dispatcher.switch.commit([redrive, cancel], kind="settle")
+        dispatcher.remote.taking.set()
+
+        results = [result and result.verdict for result in caught.value.results]
+        assert results == [None if moves else "APPLIED", None]
 
 
 @in_virtual_time
