@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -67,16 +68,22 @@ class Settling:
         self._committer = committer
         # As long as the attempts out with workers: a report's slots are its own.
         self._received: asyncio.Queue[tuple[Session, Sequence[Settlement]]] = asyncio.Queue()
+        # Taken from there for tasks that have not begun: cancelled before, a task does nothing.
+        self._starting: deque[tuple[Session, Sequence[Settlement]]] = deque()
         self._bytes = 0  # of results that are being recorded
         self._has_room = asyncio.Event()
         self._has_room.set()
 
     async def run(self) -> None:
         """Record what is received, many reports side by side, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                session, settlements = await self._received.get()
-                group.create_task(self._record_and_answer(session, settlements))
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._starting.append(await self._received.get())
+                    group.create_task(self._record_next())
+        finally:
+            while self._starting:
+                self._received.put_nowait(self._starting.popleft())
 
     async def room(self, session: Session, *, at_most_s: float) -> bool:
         """Wait until another report of a worker may be read; returns False if that was not in time.
@@ -118,7 +125,9 @@ class Settling:
             self._hold(sum(map(_size_of, reports)))
             self._received.put_nowait((session, reports))
 
-    async def _record_and_answer(self, session: Session, settlements: Sequence[Settlement]) -> None:
+    async def _record_next(self) -> None:
+        """Record the report that waits longest, and answer it whatever comes."""
+        session, settlements = self._starting.popleft()
         receipts: list[ReceiptWord] = []
         try:
             receipts = await self._record(session, settlements)

@@ -160,6 +160,39 @@ async def test_result_that_the_store_cannot_carry_out_stops_no_other(dispatcher:
     assert await dispatcher.report(session, bad, completed(bad)) == "ACCEPTED"
 
 
+@with_dispatcher("committer", "feeder", "settling", supervised=True)
+async def test_report_that_is_taken_as_the_loop_fails_is_recorded_by_the_next(
+    dispatcher: Dispatcher,
+):
+    """Its task is cancelled, with that of the one which fails, before it begins."""
+    session = await dispatcher.connect(slots=2)
+    for text in (b"1", b"2"):
+        await dispatcher.submit(text)
+    first, second = await dispatcher.handed_out(session, 2)
+    session.max_in_flight = 0
+    part, committer = dispatcher.engine.settling, dispatcher.engine.committer
+    apply, go_on = committer.apply, asyncio.Event()
+
+    async def fail(_proposals: object) -> None:
+        await go_on.wait()
+        raise RuntimeError("a fault of ours")
+
+    committer.apply = fail  # type: ignore[method-assign, assignment]
+    part.receive(session, [settlement(first, completed(first))])
+    await pass_time(0.01)
+    committer.apply = apply  # type: ignore[method-assign]
+    go_on.set()
+    part.receive(session, [settlement(second, completed(second))])
+    await pass_time(10)
+
+    words = {one.lease_token: one.status for one in session.outbox.receipts}
+    assert words == {
+        first.attempt.record.lease: "RETRY_LATER",
+        second.attempt.record.lease: "ACCEPTED",
+    }
+    assert (session.reports, session.settling, part._bytes) == (0, {}, 0)
+
+
 @settling
 async def test_reports_are_recorded_in_one_call(dispatcher: Dispatcher):
     session = await dispatcher.connect(slots=5)
