@@ -19,7 +19,7 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.identity import new_session_id
 from stepstream_dispatcher.engine.leases import Leases
-from stepstream_dispatcher.engine.readable import readable_records
+from stepstream_dispatcher.engine.readable import RecordReader
 from stepstream_dispatcher.engine.sessions import Attempt, Hello, Inventory, Session, Sessions
 from stepstream_dispatcher.store.port import Store
 
@@ -61,7 +61,7 @@ class Reception:
         reaches: Callable[[str], bool] = lambda _task_id: True,
     ) -> None:
         self._reaches = reaches
-        self._store = store
+        self._reader = RecordReader(store)
         self._sessions = sessions
         self._committer = committer
         self._leases = leases
@@ -172,9 +172,10 @@ class Reception:
     async def _adopt(self, session: Session, item: Inventory) -> bool:
         """Answer for an attempt that another dispatcher, or this one before, handed out."""
         task_id = item.assignment_id.partition("/")[0]
-        if not self._reaches(task_id):
+        records = await self._reader.records([task_id]) if self._reaches(task_id) else {}
+        if task_id not in records:
             return self._keep_unseen(session, item)
-        (record,) = await readable_records(self._store, [task_id])
+        record = records[task_id]
         if record is None or record.stage is not Stage.LEASED or record.lease != item.lease_token:
             return False
         if not self._leases.take_back(item.lease_token):
@@ -205,7 +206,7 @@ class Reception:
         return False
 
     def _keep_unseen(self, session: Session, item: Inventory) -> bool:
-        """Answer for an attempt at a task that is away: go on with it, unless it is over here.
+        """Answer for an attempt at a task that nobody can look up: go on, unless it is over here.
 
         One that this dispatcher had given up, and could not say so, is held as it was before.
         """

@@ -183,7 +183,7 @@ class Session:
         self.attempts: dict[str, Attempt] = {}  # by lease token
         self.settling: dict[str, Attempt] = {}  # results received, not yet recorded
         self.parked: dict[str, Attempt] = {}  # ended; the worker keeps the result, and no slot
-        self.unseen: dict[str, bool] = {}  # brought along while their tasks were away: has it ended
+        self.unseen: dict[str, bool] = {}  # nobody can look up their tasks now: has it ended
         self.outbox = Outbox()
         self.reports = 0  # groups of results that are being recorded
         self.leasing = 0  # rounds of lease commits under way that have attempts for it

@@ -16,7 +16,7 @@ from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Progressed
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
-from stepstream_dispatcher.engine.readable import readable_records
+from stepstream_dispatcher.engine.readable import RecordReader
 from stepstream_dispatcher.engine.sessions import Attempt, ReceiptWord, Session, Sessions
 from stepstream_dispatcher.store.port import Store, Verdict
 
@@ -64,6 +64,7 @@ class Settling:
     ) -> None:
         self._reaches = reaches
         self._store = store
+        self._reader = RecordReader(store)
         self._sessions = sessions
         self._committer = committer
         # As long as the attempts out with workers: a report's slots are its own.
@@ -153,38 +154,38 @@ class Settling:
     async def _record(
         self, session: Session, settlements: Sequence[Settlement]
     ) -> list[ReceiptWord]:
-        records = await self._records(session, settlements)
-        known = [
-            (settlement, record)
-            for settlement, record in zip(settlements, records, strict=True)
-            if record is not None
-        ]
+        found = [await self._record_of(session, settlement) for settlement in settlements]
         proposals = [
             Proposal(
                 task_id=_task_of(settlement), record=record, fact=_fact_of(session, settlement)
             )
-            for settlement, record in known
+            for settlement, record in zip(settlements, found, strict=True)
+            if isinstance(record, TaskRecord)
         ]
         outcomes = iter(await self._committer.apply(proposals)) if proposals else iter(())
         return [
-            _receipt(settlement, "UNKNOWN")
-            if record is None
-            else await self._answer(session, settlement, next(outcomes))
-            for settlement, record in zip(settlements, records, strict=True)
+            await self._answer(session, settlement, next(outcomes))
+            if isinstance(record, TaskRecord)
+            else record
+            for settlement, record in zip(settlements, found, strict=True)
         ]
 
-    async def _records(
-        self, session: Session, settlements: Sequence[Settlement]
-    ) -> list[TaskRecord | None]:
-        """The records: from the table where the attempt was on it, else from the store."""
-        records: list[TaskRecord | None] = []
-        for settlement in settlements:
-            attempt = session.settling.get(settlement.lease_token)
-            if attempt is not None:
-                records.append(attempt.record)
-            else:
-                records.extend(await readable_records(self._store, [_task_of(settlement)]))
-        return records
+    async def _record_of(
+        self, session: Session, settlement: Settlement
+    ) -> TaskRecord | ReceiptWord:
+        """The record: from the table where the attempt was on it, else from the store.
+
+        Returns the receipt where there is none, or none that can be read.
+        """
+        attempt = session.settling.get(settlement.lease_token)
+        if attempt is not None:
+            return attempt.record
+        task_id = _task_of(settlement)
+        records = await self._reader.records([task_id])
+        if task_id not in records:
+            session.unseen[settlement.lease_token] = True  # so that it is held until it can be told
+            return self._keep(session, settlement)
+        return records[task_id] or _receipt(settlement, "UNKNOWN")
 
     async def _answer(
         self, session: Session, settlement: Settlement, outcome: Outcome

@@ -8,7 +8,7 @@ from stepstream_dispatcher.core.facts import Completed
 from stepstream_dispatcher.core.record import Stage
 from stepstream_dispatcher.engine.fresh import DATA_BYTES_MAX
 from stepstream_dispatcher.engine.overview import Filter
-from stepstream_dispatcher.engine.sessions import Handout, Session
+from stepstream_dispatcher.engine.sessions import Handout, Inventory, Session
 from stepstream_dispatcher.store.port import Signal
 from tests.support.engine import Dispatcher, brought, database, settlement, with_dispatcher
 from tests.support.virtual_time import in_virtual_time, pass_time
@@ -33,6 +33,19 @@ async def both_held(dispatcher: Dispatcher) -> tuple[Session, Handout, Handout]:
     session.max_in_flight = 0
     await dispatcher.spoil(spoilt)
     return session, handouts[spoilt], handouts[good]
+
+
+async def mend(dispatcher: Dispatcher, stage: Stage) -> None:
+    """Write the right stage into every record that was spoilt."""
+    statement = (
+        "UPDATE tasks SET fields = json_set(fields, '$.stage', ?) "
+        "WHERE json_extract(fields, '$.stage') = '?'"
+    )
+    await dispatcher.store._database.run(lambda sqlite: sqlite.execute(statement, (stage,)))
+
+
+def completed(handout: Handout) -> Completed:
+    return Completed(token=handout.attempt.record.lease, outcome="completed", output=b"")
 
 
 async def stage_of(dispatcher: Dispatcher, task_id: str) -> Stage:
@@ -79,8 +92,7 @@ async def test_it_goes_on_once_it_was_mended(dispatcher: Dispatcher):
     await dispatcher.store.read("default", 2)
     await pass_time(5)
 
-    statement = "UPDATE tasks SET fields = json_set(fields, '$.stage', 'queued')"
-    await dispatcher.store._database.run(lambda sqlite: sqlite.execute(statement))
+    await mend(dispatcher, Stage.QUEUED)
     session = await dispatcher.connect(slots=2)
 
     assert spoilt in {one.attempt.task_id for one in await dispatcher.handed_out(session, 2)}
@@ -144,24 +156,51 @@ async def test_a_cancel_of_another_attempt_is_told(dispatcher: Dispatcher):
 
 
 @running
-async def test_a_worker_that_brings_it_along_is_let_in(dispatcher: Dispatcher):
+async def test_a_worker_that_brings_it_along_is_let_in_and_goes_on(dispatcher: Dispatcher):
     session, spoilt, good = await both_held(dispatcher)
     session.attempts.clear()
     dispatcher.engine.sessions.remove(session)
+    gone = Inventory(
+        assignment_id=f"{'0' * 32}/translate/1", lease_token="none", elapsed_s=1.0, settled=False
+    )
 
-    opened = await dispatcher.register(slots=2, inventory=(brought(spoilt), brought(good)))
+    opened = await dispatcher.register(slots=3, inventory=(brought(spoilt), brought(good), gone))
 
-    assert [word for _, word in opened.verdicts] == ["ABANDON", "KEEP"]
+    assert [word for _, word in opened.verdicts] == ["KEEP", "KEEP", "ABANDON"]
+    assert opened.session.free == 1
+    await mend(dispatcher, Stage.LEASED)
+    assert await dispatcher.report(opened.session, spoilt, completed(spoilt)) == "ACCEPTED"
+    assert opened.session.unseen == {}
 
 
 @running
-async def test_a_result_that_is_reported_with_one_for_it_is_recorded(dispatcher: Dispatcher):
+async def test_its_result_is_asked_for_again_and_the_one_beside_it_is_recorded(
+    dispatcher: Dispatcher,
+):
+    """Until it can be told whose the attempt is, its worker is not told to forget it."""
     session, spoilt, good = await both_held(dispatcher)
-    del session.attempts[spoilt.attempt.record.lease]
-    results = [
-        settlement(one, Completed(token=one.attempt.record.lease, outcome="completed", output=b""))
-        for one in (spoilt, good)
-    ]
+    token = spoilt.attempt.record.lease
+    del session.attempts[token]
+    results = [settlement(one, completed(one)) for one in (spoilt, good)]
+
+    dispatcher.engine.settling.receive(session, results)
+
+    words = [receipt.status for receipt in await dispatcher.receipts(session, 2)]
+    assert words == ["RETRY_LATER", "ACCEPTED"]
+    assert await dispatcher.engine.leases.heard(session, [token], 1) == []
+    await pass_time(10)
+    await mend(dispatcher, Stage.LEASED)
+    assert await dispatcher.report(session, spoilt, completed(spoilt)) == "ACCEPTED"
+
+
+@running
+async def test_a_result_for_no_task_at_all_is_unknown(dispatcher: Dispatcher):
+    session, gone, good = await both_held(dispatcher)
+    del session.attempts[gone.attempt.record.lease]
+    known = (gone.attempt.task_id,)
+    statement = "DELETE FROM tasks WHERE task_id = ?"
+    await dispatcher.store._database.run(lambda sqlite: sqlite.execute(statement, known))
+    results = [settlement(one, completed(one)) for one in (gone, good)]
 
     dispatcher.engine.settling.receive(session, results)
 
