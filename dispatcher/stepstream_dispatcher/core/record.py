@@ -115,12 +115,15 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One entry of a task's history; stored as a MessagePack array in this field order."""
+    """One entry of a task's history; stored as a MessagePack array in this field order.
+
+    What is empty at the end is not stored: the defaults of those fields stay empty.
+    """
 
     sequence: int  # the version that the record reached by it; 0 for PROGRESS
     at_ms: int  # Unix ms by the store's clock
     type: EventType
-    state: str  # of the task after it
+    state: str  # of the task after it; never empty
     step: str = ""
     attempt: int = 0
     actor: str = ""  # worker or reviewer

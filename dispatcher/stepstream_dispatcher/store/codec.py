@@ -70,8 +70,11 @@ def decode_record(task_id: str, fields: Mapping[str, str]) -> TaskRecord:
 
 
 def encode_event(event: Event) -> bytes:
-    """Pack an event for the history."""
-    return _event_encoder.encode(event)
+    """Pack an event for the history, without what is empty at its end."""
+    values = list(msgspec.structs.astuple(event))
+    while not values[-1]:
+        values.pop()
+    return _event_encoder.encode(values)
 
 
 def decode_event(packed: bytes) -> Event:
