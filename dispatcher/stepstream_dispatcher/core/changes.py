@@ -20,7 +20,6 @@ from stepstream_dispatcher.core.record import (
 __all__ = [
     "DEADLINE_EXCEEDED",
     "ERRORS_MAX",
-    "FRESH_STEP",
     "MESSAGE_MAX",
     "Fields",
     "changed",
@@ -31,6 +30,7 @@ __all__ = [
     "expire",
     "failure_of",
     "follow",
+    "fresh_step",
     "no_releases",
     "policy_of",
     "queue",
@@ -43,7 +43,6 @@ MESSAGE_MAX: Final = 256  # characters of an event's message
 
 Fields: TypeAlias = dict[str, str | int | float]
 
-FRESH_STEP: Final[Fields] = {"attempt": 0, "failures": 0, "losses": 0, "progress": 0.0, "note": ""}
 _NO_HOLDER: Final[Fields] = {"lease": "", "owner": "", "worker": "", "entry": ""}
 
 
@@ -62,7 +61,7 @@ def follow(
     if target == FAILED:
         return end(record, at, "failed", change, **words)
     step = at.pipeline.step(target)
-    fields = {**FRESH_STEP, **no_releases(record), **change.pop("fields", {}), "step": target}
+    fields = {**fresh_step(record), **change.pop("fields", {}), "step": target}
     change["fields"] = fields
     if step.kind == "human":
         kind = EventType.WAITING
@@ -80,8 +79,8 @@ def enter(
     """Begin a step: on its lane, or before a person."""
     if step.kind == "worker":
         return queue(record, at, kind, change, state=step.state, queue=step.queue, **words)
-    fields: Fields = {**change.pop("fields", {}), "stage": Stage.WAITING.value, "due_ms": 0}
-    fields.update(queue="", entry="")
+    fields: Fields = {**change.pop("fields", {}), "stage": Stage.WAITING.value}
+    fields.update(_no_due(record), queue="", entry="")
     event = event_of(record, at, kind, step.state, **words)
     return changed(record, at, state=step.state, fields=fields, event=event, **change)
 
@@ -100,7 +99,7 @@ def queue(
     state = state or record.state
     queue = queue or record.queue
     fields: Fields = {**change.pop("fields", {}), "stage": Stage.QUEUED.value, "queue": queue}
-    fields["due_ms"] = 0
+    fields.update(_no_due(record))
     event = event_of(record, at, kind, state, **words)
     return changed(record, at, state=state, fields=fields, enqueue=queue, event=event, **change)
 
@@ -133,8 +132,8 @@ def end(
     record: TaskRecord, at: Circumstances, state: str, change: dict[str, Any], **words: str
 ) -> Transition:
     """End the task as `done`, `failed` or `cancelled`."""
-    fields: Fields = {**change.pop("fields", {}), "stage": Stage.ENDED.value, "due_ms": 0}
-    fields["entry"] = ""
+    fields: Fields = {**change.pop("fields", {}), "stage": Stage.ENDED.value}
+    fields.update(_no_due(record), entry="")
     words.setdefault("actor", record.worker)
     event = event_of(record, at, _ENDINGS[state], state, **words)
     return changed(
@@ -199,10 +198,25 @@ def _timer(record: TaskRecord, fields: Fields) -> tuple[int | None, bool]:
     return after_ms or None, not after_ms
 
 
+def fresh_step(record: TaskRecord) -> Fields:
+    """What a step begins with. Progress is written always: a report of it raises no version."""
+    begun: Fields = {"attempt": 0, "progress": 0.0, "note": "", **no_releases(record)}
+    if record.failures:
+        begun["failures"] = 0
+    if record.losses:
+        begun["losses"] = 0
+    return begun
+
+
 def no_releases(record: TaskRecord) -> Fields:
     """What ends a row of releases; most records have none, and write nothing."""
     counts = {"releases": record.releases, "unseen": record.unseen}
     return {name: 0 for name, count in counts.items() if count}
+
+
+def _no_due(record: TaskRecord) -> Fields:
+    """What ends a delay; most records have none, and write nothing."""
+    return {"due_ms": 0} if record.due_ms else {}
 
 
 def settlement(record: TaskRecord, token: str, *, reported: bool, tally: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import msgspec
 from stepstream_dispatcher.core import facts as f
 from stepstream_dispatcher.core.changes import (
     DEADLINE_EXCEEDED,
-    FRESH_STEP,
     MESSAGE_MAX,
     Fields,
     changed,
@@ -24,6 +23,7 @@ from stepstream_dispatcher.core.changes import (
     expire,
     failure_of,
     follow,
+    fresh_step,
     no_releases,
     policy_of,
     queue,
@@ -284,8 +284,8 @@ def redrive(record: TaskRecord, _fact: f.Redriven, at: Circumstances) -> Decisio
     if record.state != "failed":
         return Refusal.NOT_FAILED
     step = at.pipeline.step(record.step)
-    change: dict[str, Any] = {"live": 1, "retain_s": -1, "fields": {**FRESH_STEP, "cancel": 0}}
-    change["fields"].update(no_releases(record), attempt=record.attempt, deadline_ms=0)
+    change: dict[str, Any] = {"live": 1, "retain_s": -1, "fields": fresh_step(record)}
+    change["fields"].update(attempt=record.attempt, cancel=0, deadline_ms=0)
     return enter(record, at, EventType.REDRIVEN, step, change)
 
 
