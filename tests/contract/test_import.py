@@ -127,7 +127,7 @@ async def test_an_ended_task_expires_and_is_trimmed(redis, redis_store, journal)
     await imported(redis_store, journal, "t1")
 
     keys = redis.keys
-    names = [keys.record("t1"), keys.data("t1"), keys.history("t1")]
+    names = keys.of_task("t1")
     left_s = [await redis.client.ttl(name) for name in names]
     assert all(RETAIN_S - 100 < each <= RETAIN_S for each in left_s)
     await redis.expire("t1")

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import aclosing, asynccontextmanager
 
+import msgspec
 import pytest
 
 from stepstream.errors import InternalError, StoreUnavailable
@@ -68,15 +69,55 @@ async def test_every_key_has_the_prefix(redis, redis_store):
 
 async def test_an_ended_task_expires_whole_and_a_redriven_one_does_not(redis, redis_store):
     keys = redis.keys
-    names = [keys.record("t1"), keys.data("t1"), keys.history("t1")]
-    await advance(redis_store, "t1", "create", "lease", "fail-dead")
+    names = keys.of_task("t1")
+    await advance(redis_store, "t1", "create", "lease", "complete-next", "lease", "fail-dead")
     ended = [await redis.client.ttl(name) for name in names]
 
     await advance(redis_store, "t1", "redrive")
     redriven = [await redis.client.ttl(name) for name in names]
 
     assert all(3500 < ttl_s <= 3600 for ttl_s in ended)
-    assert redriven == [-1, -1, -1]
+    assert redriven == [-1, -1, -1, -1]
+
+
+async def test_another_input_of_a_dead_letter_expires_with_it(redis, redis_store):
+    record = await advance(redis_store, "t1", "create", "lease", "fail-dead")
+    another = msgspec.structs.replace(
+        build("touch", "t1", record, now_ms=redis_store.now_ms()),
+        lease="",
+        touch=False,
+        expected_version=record.version,
+        fields={"version": record.version + 1},
+        data={"input": b"another"},
+    )
+
+    await redis_store.commit([another], kind="settle")
+
+    assert await redis_store.data(["t1"]) == [{"input": b"another"}]
+    assert 3500 < await redis.client.ttl(redis.keys.input("t1")) <= 3600
+
+
+async def test_an_input_among_the_data_is_read_until_there_is_another(redis, redis_store):
+    """Where it was before the first release."""
+    keys = redis.keys
+    await advance(redis_store, "t1", "create")
+    await redis.client.delete(keys.input("t1"))
+    await redis.client.hset(keys.data("t1"), "input", b"of old")
+
+    ((_, loaded),) = await redis_store.load(["t1"])
+    await redis.client.set(keys.input("t1"), b"of now")
+
+    assert loaded == {"input": b"of old"}
+    assert await redis_store.data(["t1"]) == [{"input": b"of now"}]
+
+
+async def test_data_stay_packed_beside_a_larger_input(redis, redis_store):
+    await advance(redis_store, "t1", "create", "lease", "complete-done")
+
+    (data,) = await redis_store.data(["t1"])
+
+    assert len(data["input"]) > 64
+    assert await redis.client.object("encoding", redis.keys.data("t1")) == b"listpack"
 
 
 async def test_a_forgotten_script_is_sent_again(redis, redis_store):

@@ -47,8 +47,7 @@ class RedisBackend(Backend):
         return RedisStore(self.url, dispatcher_id=dispatcher_id, prefix=self.prefix)
 
     async def expire(self, task_id: str) -> None:
-        keys = self.keys
-        await self.client.delete(keys.record(task_id), keys.data(task_id), keys.history(task_id))
+        await self.client.delete(*self.keys.of_task(task_id))
 
     async def close(self) -> None:
         await self.client.aclose()

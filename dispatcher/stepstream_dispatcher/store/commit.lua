@@ -1,9 +1,9 @@
--- stepstream/commit version 2
+-- stepstream/commit version 3
 --
 -- Purpose: guard and carry out up to 256 transitions, each by itself. Python decides, this moves.
--- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 attempts ended this minute; then record, data and
---        history of each transition in turn; then lanes, state sets and workers, which transitions
---        name by position (0: none).
+-- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 attempts ended this minute; then record, data,
+--        history and input of each transition in turn; then lanes, state sets and workers, which
+--        transitions name by position (0: none).
 -- ARGV   1 consumer group, 2 channel of events, 3 most live tasks (0: no limit), 4 how many
 --        transitions; then one MessagePack array for each, its elements in the order of the locals of `apply`:
 --        fields are flat and all text, times are Unix ms, retention is in seconds; then bytes, which
@@ -52,7 +52,7 @@ local function refusal(record, now, expected, lease, settling, op_id, touch)
 end
 
 local function apply(at, packed)
-  local record, data, history = KEYS[at], KEYS[at + 1], KEYS[at + 2]
+  local record, data, history, input = unpack(KEYS, at, at + 3)
   local task_id, op_id, expected, lease, settling, touch, fields, names, ack_lane, ack_id, lane, step,
     due, left, entered, left_set, entered_set, since, live_change, retries, retain_s, expires, ended,
     worker, tally, created, bytes = unpack(cmsgpack.unpack(packed), 1, 27)
@@ -76,7 +76,11 @@ local function apply(at, packed)
     fields[size + 4] = call('XADD', KEYS[lane], '*', 'task', task_id, 'step', step)
     entries = entries + 1
   end
-  for i = 1, #names do call('HSET', data, names[i], ARGV[bytes + 1 + i]) end
+  for i = 1, #names do
+    local value = ARGV[bytes + 1 + i]
+    if names[i] == 'input' then call('SET', input, value, 'KEEPTTL')
+    else call('HSET', data, names[i], value) end
+  end
   call('HSET', record, unpack(fields))
   if call('RPUSH', history, ARGV[bytes + 1]) > HISTORY_MAX then
     call('LTRIM', history, -HISTORY_MAX, -1)
@@ -101,12 +105,12 @@ local function apply(at, packed)
   end
   if retries > 0 then add(counts, 'retries', retries) end
   if retain_s > 0 then
-    for key = at, at + 2 do call('EXPIRE', KEYS[key], retain_s) end
+    for key = at, at + 3 do call('EXPIRE', KEYS[key], retain_s) end
     -- Already there: the same end of a life that has expired and was not trimmed, counted until now.
     local added = call('ZADD', KEYS[4], expires, ended)
     if added == 0 and entered ~= '' then add(counts, entered, -1) end
   elseif retain_s < 0 then
-    for key = at, at + 2 do call('PERSIST', KEYS[key]) end
+    for key = at, at + 3 do call('PERSIST', KEYS[key]) end
     call('ZREM', KEYS[4], ended)
   end
   if worker > 0 then
@@ -120,7 +124,7 @@ end
 local time = call('TIME')
 local reply = { time[1], time[2] }
 for i = 1, tonumber(ARGV[4]) do
-  local done, answer = pcall(apply, 3 * i + 3, ARGV[i + 4])
+  local done, answer = pcall(apply, 4 * i + 2, ARGV[i + 4])
   reply[i + 2] = done and answer or { 'ERROR', type(answer) == 'table' and answer.err or answer }
 end
 for lane, ids in pairs(acks) do

@@ -24,6 +24,7 @@ class Keys:
         self._record = f"{self._base}task:record:"
         self._data = f"{self._base}task:data:"
         self._history = f"{self._base}task:history:"
+        self._input = f"{self._base}task:input:"
         self.index: Final = self._named("index")  # sorted set: all tasks by creation
         self.count: Final = self._named("count")  # hash: tasks by state, and the totals
         self.delayed: Final = self._named("delayed")  # sorted set: tasks by their timer
@@ -57,12 +58,20 @@ class Keys:
         return record.removeprefix(self._record)
 
     def data(self, task_id: str) -> str:
-        """The hash with a task's big values."""
+        """The hash with a task's big values, but for its input."""
         return self._data + task_id
 
     def history(self, task_id: str) -> str:
         """The list of a task's events."""
         return self._history + task_id
+
+    def input(self, task_id: str) -> str:
+        """The string with a task's input; a hash that held it would no longer be packed."""
+        return self._input + task_id
+
+    def of_task(self, task_id: str) -> tuple[str, str, str, str]:
+        """All keys of a task: record, data, history and input."""
+        return self.record(task_id), self.data(task_id), self.history(task_id), self.input(task_id)
 
     def minute(self, minute: int) -> str:
         """The count of the attempts that ended in a minute since the Unix epoch."""

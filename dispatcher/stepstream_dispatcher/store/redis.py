@@ -409,7 +409,7 @@ class RedisStore:
         names = [keys.ended, keys.index, keys.count, keys.state("failed"), keys.recount]
         for member in members:
             state, _, task_id = member.decode().partition(" ")
-            names += (keys.record(task_id), keys.data(task_id), keys.history(task_id))
+            names += keys.of_task(task_id)
             arguments += (member.decode(), state, task_id)
         return int(await TRIM.run(self._link, names, arguments))
 

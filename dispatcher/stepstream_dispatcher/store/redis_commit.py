@@ -116,8 +116,7 @@ class RedisCommits:
         minute = self._clock.now_ms() // MINUTE_MS
         names = [keys.count, keys.index, keys.delayed, keys.ended, keys.minute(minute)]
         for transition in transitions:
-            task_id = transition.task_id
-            names += (keys.record(task_id), keys.data(task_id), keys.history(task_id))
+            names += keys.of_task(transition.task_id)
         positions = _KeyList(names)
         packed: list[str | bytes] = []
         loose: list[bytes] = []  # what MessagePack would carry as bytes, which Lua does not unpack

@@ -75,7 +75,7 @@ class RedisImport:
         version = int(present.get("version", 0)) + len(events)
         left, entered = present.get("state", ""), task.fields["state"]
         names = [keys.count, keys.index, keys.delayed, keys.ended]
-        names += [keys.record(task_id), keys.data(task_id), keys.history(task_id)]
+        names += keys.of_task(task_id)
         names += [keys.stream(present.get("queue", "")), keys.state(left), keys.state(entered)]
         names += [keys.worker(worker) for worker, _ in task.tallies]
         fields = task.fields | {"version": str(max(version, int(task.fields["version"])))}
@@ -97,9 +97,12 @@ class RedisImport:
             str(int(lives) - int(lived)),
             str(retries),
             encode_published(self._dispatcher_id, task_id, events[-1]),
+            task.data["input"],
         ]
         arguments += _counted([part for pair in fields.items() for part in pair])
-        arguments += _counted([part for pair in task.data.items() for part in pair])
+        arguments += _counted(
+            [part for pair in task.data.items() if pair[0] != "input" for part in pair]
+        )
         arguments += _counted([encode_event(event) for event in events])
         arguments += [text for (_, name), n in task.tallies.items() for text in (name, str(n))]
         return names, arguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
@@ -12,7 +12,7 @@ from stepstream_dispatcher.core.record import Event, TaskRecord
 from stepstream_dispatcher.store.codec import decode_event, decode_record
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import IndexPage
-from stepstream_dispatcher.store.redis_link import Link
+from stepstream_dispatcher.store.redis_link import Command, Link
 
 __all__ = ["RedisReads"]
 
@@ -21,7 +21,7 @@ SIZES: Final = (
     "timers",
     "listed",
 )  # counts that are of no concern to anybody but repairs
-IDS_MAX: Final = 1000  # tasks whose hashes are asked for in one round trip
+COMMANDS_MAX: Final = 1000  # sent in one round trip
 
 
 class RedisReads:
@@ -38,7 +38,7 @@ class RedisReads:
 
     async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
         """See Store.records."""
-        replies = await self._hashes([self._keys.record(task_id) for task_id in task_ids])
+        replies = await self._ask_each(self._record(task_id) for task_id in task_ids)
         return [
             decode_record(task_id, _texts(reply)) if reply else None
             for task_id, reply in zip(task_ids, replies, strict=True)
@@ -46,21 +46,26 @@ class RedisReads:
 
     async def data(self, task_ids: Sequence[str]) -> list[dict[str, bytes]]:
         """See Store.data."""
-        replies = await self._hashes([self._keys.data(task_id) for task_id in task_ids])
-        return [_fields(reply) for reply in replies]
+        replies = await self._ask_each(
+            command for task_id in task_ids for command in self._data(task_id)
+        )
+        return [
+            _data(fields, given) for fields, given in zip(replies[::2], replies[1::2], strict=True)
+        ]
 
     async def load(
         self, task_ids: Sequence[str]
     ) -> list[tuple[TaskRecord | None, dict[str, bytes]]]:
         """See Store.load."""
-        names = [self._keys.record(task_id) for task_id in task_ids]
-        names += [self._keys.data(task_id) for task_id in task_ids]
-        replies = await self._hashes(names)
-        middle = len(task_ids)
+        replies = await self._ask_each(
+            command
+            for task_id in task_ids
+            for command in (self._record(task_id), *self._data(task_id))
+        )
         return [
-            (decode_record(task_id, _texts(record)) if record else None, _fields(data))
-            for task_id, record, data in zip(
-                task_ids, replies[:middle], replies[middle:], strict=True
+            (decode_record(task_id, _texts(record)) if record else None, _data(fields, given))
+            for task_id, record, fields, given in zip(
+                task_ids, replies[::3], replies[1::3], replies[2::3], strict=True
             )
         ]
 
@@ -129,13 +134,18 @@ class RedisReads:
         due = [task_id for task_id, due_ms in rows[:limit] if due_ms <= now_ms]
         return due, rows[len(due)][1] if len(rows) > len(due) else None
 
-    async def _hashes(self, names: Sequence[str]) -> list[Any]:
-        replies: list[Any] = []
-        for start in range(0, len(names), IDS_MAX):
-            part = names[start : start + IDS_MAX]
+    def _record(self, task_id: str) -> Command:
+        return "HGETALL", self._keys.record(task_id)
+
+    def _data(self, task_id: str) -> tuple[Command, Command]:
+        return ("HGETALL", self._keys.data(task_id)), ("GET", self._keys.input(task_id))
+
+    async def _ask_each(self, commands: Iterable[Command]) -> list[Any]:
+        waiting, replies = list(commands), list[Any]()
+        for start in range(0, len(waiting), COMMANDS_MAX):
             try:
-                replies += await self._link.ask(*(("HGETALL", name) for name in part))
-            except redis_errors.ResponseError as error:  # one of them is no hash
+                replies += await self._link.ask(*waiting[start : start + COMMANDS_MAX])
+            except redis_errors.ResponseError as error:  # one of them is of another type
                 raise InternalError(f"redis could not read a task: {error}") from error
         return replies
 
@@ -163,6 +173,11 @@ class RedisReads:
 def _texts(reply: Sequence[bytes]) -> dict[str, str]:
     texts = [text.decode(errors="replace") for text in reply]
     return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _data(fields: Sequence[bytes], given: bytes | None) -> dict[str, bytes]:
+    """The data of a task; before the first release its input was a field of it."""
+    return _fields(fields) | ({} if given is None else {"input": given})
 
 
 def _fields(reply: Sequence[bytes]) -> dict[str, bytes]:

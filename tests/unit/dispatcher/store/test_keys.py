@@ -11,6 +11,7 @@ from stepstream_dispatcher.store.keys import GROUP, Keys
         (lambda keys: keys.record("t1"), "task:record:t1"),
         (lambda keys: keys.data("t1"), "task:data:t1"),
         (lambda keys: keys.history("t1"), "task:history:t1"),
+        (lambda keys: keys.input("t1"), "task:input:t1"),
         (lambda keys: keys.state("failed"), "task:state:failed"),
         (lambda keys: keys.worker("w"), "task:worker:w"),
         (lambda keys: keys.dispatcher("d1"), "task:dispatcher:d1"),
