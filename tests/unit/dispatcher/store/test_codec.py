@@ -44,6 +44,16 @@ def test_an_event_round_trips_through_the_history():
     assert codec.decode_event(codec.encode_event(EVENT)) == EVENT
 
 
+def test_an_event_without_words_is_packed_without_their_places():
+    event = Event(sequence=4, at_ms=9, type=EventType.LEASED, state="translating", step="translate")
+
+    packed = codec.encode_event(event)
+
+    assert msgspec.msgpack.decode(packed) == [4, 9, 4, "translating", "translate"]
+    assert codec.decode_event(packed) == event
+    assert codec.decode_event(msgspec.msgpack.encode(event)) == event  # with every place
+
+
 def test_an_event_round_trips_through_the_channel():
     assert codec.decode_published(codec.encode_published("d1", "t1", EVENT)) == ("t1", EVENT)
 
