@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from stepstream_dispatcher.core.facts import Leased, Released, Requeued
+from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord, assignment_id
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
 from stepstream_dispatcher.engine.identity import new_tokens
 from stepstream_dispatcher.engine.sessions import Attempt, Handout, Session, Sessions
 from stepstream_dispatcher.store.port import Entry, Store
 
-__all__ = ["Leasing", "Load"]
+__all__ = ["BROKEN_PAUSE_S", "Leasing", "Load"]
+
+# How long a slot stays taken whose lease the store could not carry out: where that is so of every
+# task, the lanes would be read to their ends.
+BROKEN_PAUSE_S: Final = 1.0
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +175,9 @@ class Leasing:
         slots_moved = False
         triples = zip(leased.taken, leased.attempts.items(), outcomes, strict=True)
         for (load, session), (token, attempt), outcome in triples:
+            if outcome.refusal is Refusal.BROKEN:
+                self._free_later(session, token)
+                continue
             if not outcome.applied or outcome.record is None:
                 session.attempts.pop(token, None)
                 slots_moved = True
@@ -187,6 +196,13 @@ class Leasing:
         if orphaned:
             await self._committer.apply(orphaned)
         await self.discard(obsolete)
+
+    def _free_later(self, session: Session, token: str) -> None:
+        def free() -> None:
+            session.attempts.pop(token, None)
+            self._sessions.stir()
+
+        asyncio.get_running_loop().call_later(BROKEN_PAUSE_S, free)
 
     def _too_late_for(self, session: Session) -> str:
         """Why what was leased for a worker is not sent to it; empty when it is."""

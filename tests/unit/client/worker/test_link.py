@@ -439,17 +439,18 @@ async def test_a_link_that_is_ending_is_told_to_stop_again(unused_tcp_port: int)
     handlers = Handlers(slots=1, send=lambda _: None, moved=lambda _: None, loop_lag_s=lambda: 0.0)
     link = Link(identity, [f"127.0.0.1:{unused_tcp_port}"], handlers)
     loop = asyncio.get_running_loop()
-    running = asyncio.create_task(link.run())
+    ended = asyncio.Event()
 
     def tell_again() -> None:
         link.handle([Abort()])
-        if not running.done():
+        if not ended.is_set():
             loop.call_soon(tell_again)
 
     errors: list[object] = []
     loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
     loop.call_soon(tell_again)
     async with asyncio.timeout(TEST_LIMIT_S):
-        await running
+        await link.run()
+    ended.set()
 
     assert errors == []

@@ -8,6 +8,7 @@ from stepstream_dispatcher.core.admission import Submission
 from stepstream_dispatcher.core.facts import Completed, Failed
 from stepstream_dispatcher.core.record import Stage
 from stepstream_dispatcher.engine.desk import Accepted
+from stepstream_dispatcher.engine.leasing import BROKEN_PAUSE_S
 from stepstream_dispatcher.engine.sessions import Handout, Session
 from tests.support.engine import Dispatcher, brought, database, settlement, with_dispatcher
 from tests.support.virtual_time import in_virtual_time, pass_time
@@ -45,7 +46,9 @@ def tries(dispatcher: Dispatcher, task_id: str) -> int:
 
 
 @running
-async def test_those_of_its_round_are_handed_out_and_its_slot_is_free(dispatcher: Dispatcher):
+async def test_those_of_its_round_are_handed_out_and_its_slot_is_free_after_a_pause(
+    dispatcher: Dispatcher,
+):
     broken, others = await submitted(dispatcher, 5)
     session = await dispatcher.connect(slots=6)
 
@@ -53,6 +56,8 @@ async def test_those_of_its_round_are_handed_out_and_its_slot_is_free(dispatcher
 
     assert len(dispatcher.store.commits[-1]) == 6
     assert {one.attempt.task_id for one in handouts} == set(others)
+    assert session.free == 0
+    await pass_time(BROKEN_PAUSE_S)
     assert session.free == 1
     assert not dispatcher.engine.feeder.in_hand
     for handout in handouts:
@@ -73,6 +78,19 @@ async def test_it_is_tried_at_the_pace_of_recovery_and_told_of_once(dispatcher: 
     assert [(line["event"], line["task"]) for line in told] == [
         ("a task cannot be changed", broken)
     ]
+
+
+@running
+async def test_lanes_are_not_read_to_their_ends_where_no_task_can_be_changed(
+    dispatcher: Dispatcher,
+):
+    ids = [await dispatcher.submit(b"%d" % n) for n in range(40)]
+    dispatcher.store.broken.update(ids)
+    await dispatcher.connect(slots=2)
+
+    await pass_time(4 * BROKEN_PAUSE_S)
+
+    assert 2 <= len(await dispatcher.pending()) <= 10
 
 
 @running
