@@ -376,6 +376,22 @@ async def test_after_many_sweeps_that_did_not_count_one_does(redis_store, redis,
     assert counted == [False, True]
 
 
+async def test_the_sweep_that_a_new_store_is_due_is_made_while_it_is_empty(redis_store):
+    async with healer_of(redis_store) as healer:
+        first = await healer.reconciler.begin()
+        await advance(redis_store, "t1", "create")
+        assert await healer.reconciler.look() is None
+
+    assert first is not None
+    assert first.counted
+
+
+async def test_a_store_with_tasks_is_looked_at_in_its_time(every_kind):
+    async with healer_of(every_kind) as healer:
+        assert await healer.reconciler.begin() is None
+        assert await healer.reconciler.look() is not None
+
+
 async def test_a_sweep_in_the_background_that_lost_its_claim_is_due_again(
     redis_store, redis, peer_of_redis, monkeypatch
 ):

@@ -19,7 +19,7 @@ import structlog
 
 from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.patience import Patience
-from stepstream_dispatcher.core.reconcile import LISTED, Repair, differences
+from stepstream_dispatcher.core.reconcile import INDEX, LISTED, Repair, differences
 from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.orphans import Orphans
 from stepstream_dispatcher.engine.sweep import CLAIM_S, Report, Sweep
@@ -90,19 +90,30 @@ class Reconciler:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        await self._answering(self.begin)
         while True:
             await self._pause()
             if self._away():
                 self._refuse(StoreUnreachable("redis is away; nothing can be repaired"))
                 continue
-            try:
-                await self.look()
-            except StoreUnavailable as error:
-                self._refuse(error)
-                raise
-            except BaseException:
-                self._refuse(StoreUnavailable("the repair was interrupted"))
-                raise
+            await self._answering(self.look)
+
+    async def _answering(self, look: Callable[[], Awaitable[Report | None]]) -> None:
+        """Have a look; one that fails is told to everybody who waits for its sweep."""
+        try:
+            await look()
+        except StoreUnavailable as error:
+            self._refuse(error)
+            raise
+        except BaseException:
+            self._refuse(StoreUnavailable("the repair was interrupted"))
+            raise
+
+    async def begin(self) -> Report | None:
+        """Sweep a store without tasks at once: later, that sweep would meet the first load."""
+        if self._away() or (await self._store.tally(self._lanes())).sizes[INDEX]:
+            return None
+        return await self.look()
 
     async def repair(self) -> Report:
         """Sweep now, and say what was mended.
