@@ -175,12 +175,11 @@ class RedisCommits:
 
 def text_fields(transition: Transition) -> list[str]:
     """Flatten the record fields to text; `entry` is left to the store that makes it."""
-    return [
-        part
-        for name, value in transition.fields.items()
-        if not (name == "entry" and transition.enqueue is not None)
-        for part in (name, field_text(value))
-    ]
+    parts: list[str] = []
+    for name, value in transition.fields.items():
+        if name != "entry" or transition.enqueue is None:
+            parts += name, value if type(value) is str else field_text(value)
+    return parts
 
 
 def _results(transitions: Sequence[Transition], answers: Sequence[Any]) -> list[Result]:
