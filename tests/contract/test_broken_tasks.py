@@ -53,7 +53,8 @@ async def test_the_healthy_of_its_round_are_leased_and_done(redis):
 
         records = await dispatcher.engine.store.records([broken, *others])
         assert [record.state for record in records] == ["translating", *["done"] * 5]
-        assert session.free == 6
+        while session.free < 6:  # its slot comes back after a pause; the test has a limit
+            await dispatcher.engine.sessions.stirred()
         assert not dispatcher.engine.feeder.in_hand
 
 
