@@ -395,3 +395,11 @@ async def test_a_journal_remembers_what_departed(journal):
     assert marked == ["t1"]
     assert await journal.departed() == []
     assert await journal.journaled_ids() == ["t2"]
+
+
+async def test_a_journal_that_lost_an_input_keeps_the_others_from_nothing(redis_store, journal):
+    await in_journal(journal, "t1", "lease", "complete-done")
+    task = await journal.journaled("t1")
+
+    with pytest.raises(InternalError, match="no input"):
+        await redis_store.take_in(msgspec.structs.replace(task, data={}))

@@ -263,7 +263,10 @@ class Committer:
     async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Answer]:
         call = _Call(transitions)
         self._lanes[kind].put(call)
-        return await call.done
+        try:
+            return await call.done
+        finally:
+            del call  # an error has this frame, and the call has the error: that would keep them
 
     async def _run_lane(self, lane: _Lane) -> None:
         while True:

@@ -61,8 +61,13 @@ class Roster:
             now, fields = asyncio.get_running_loop().time(), self._describe(session)
             known = self._saved.get(name)
             if known is None or known[0] != fields or now - known[1] >= SAVE_EVERY_S:
-                await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
+                # Before it is written, so that who finds it gone meanwhile has it written again.
                 self._saved[name] = (fields, now)
+                try:
+                    await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
+                except BaseException:
+                    self._saved.pop(name, None)
+                    raise
 
     async def save_all(self) -> None:
         """Write every worker, to a store that may know none of them."""

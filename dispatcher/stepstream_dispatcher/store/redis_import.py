@@ -71,6 +71,8 @@ class RedisImport:
     ) -> tuple[list[str], list[str | bytes]]:
         """Build KEYS and ARGV; import.lua's header is the contract."""
         keys, task_id = self._keys, task.task_id
+        if "input" not in task.data:
+            raise InternalError(f"the journal has no input of task {task_id}")
         events = renumbered(task.history, int(present.get("version", 0)))
         version = int(present.get("version", 0)) + len(events)
         left, entered = present.get("state", ""), task.fields["state"]

@@ -275,10 +275,11 @@ def heeding_cancels() -> Iterator[None]:
 async def _exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
     """Send commands and read their replies; a connection that is out of step is closed."""
     try:
-        async with asyncio.timeout(REPLY_TIMEOUT_S) as limit:
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout_at(began + REPLY_TIMEOUT_S) as limit:
             packed = b"".join(map(_pack, commands))
             await connection.send_packed_command(packed, check_health=False)
-            return await _replies(connection, len(commands), limit)
+            return await _replies(connection, len(commands), limit, began)
     except redis_errors.ResponseError as error:
         if remedy_of(error) is Remedy.RESEND:
             await connection.disconnect(nowait=True)
@@ -301,14 +302,17 @@ async def open_connection(connection: AbstractConnection) -> None:
     connection.socket_timeout = None
 
 
-async def _replies(connection: AbstractConnection, count: int, limit: asyncio.Timeout) -> list[Any]:
+async def _replies(
+    connection: AbstractConnection, count: int, limit: asyncio.Timeout, began: float
+) -> list[Any]:
     """Read all replies, so that the connection stays usable, then raise the first error.
 
     Args:
         limit: Of one reply; many come at once, and a timer for each would cost more than the reply.
+        began: When the limit began, by the clock of the loop.
     """
     clock = asyncio.get_running_loop().time
-    heard = clock()
+    heard = began
     replies: list[Any] = []
     failure: redis_errors.ResponseError | None = None
     for _ in range(count):

@@ -1,6 +1,8 @@
 """Group commit: what waits goes out together, and every caller hears what became of it."""
 
 import asyncio
+import contextlib
+import gc
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ from stepstream_dispatcher.engine.committer import (
     DECISIONS_MAX,
     Outcome,
     Proposal,
+    _Call,
 )
 from stepstream_dispatcher.store.port import CommitKind, CommitPartly, Result, Verdict
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
@@ -200,6 +203,23 @@ async def test_lost_store_is_an_error_to_every_caller(dispatcher: Dispatcher, tr
 
     assert errors == 20
     assert await dispatcher.engine.committer.create([new_task(99)])
+
+
+@committing
+async def test_what_could_not_be_committed_is_not_kept(dispatcher: Dispatcher):
+    """Its inputs are large, and counted by nobody once their caller has been answered."""
+    dispatcher.store.troubles.append("unreachable")
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(StoreUnavailable):
+            await dispatcher.engine.committer.create([new_task(0)])
+        for number in range(CALLS_IN_FLIGHT):  # each of its loops lets go of what it had last
+            await dispatcher.engine.committer.create([new_task(1 + number)])
+        kept = [call for call in gc.get_objects() if isinstance(call, _Call)]
+        assert new_task(0).task_id not in {call.transitions[0].task_id for call in kept}
+    finally:
+        gc.enable()
 
 
 @committing

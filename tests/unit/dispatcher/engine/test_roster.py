@@ -123,6 +123,36 @@ async def test_one_that_comes_during_a_save_has_not_left(dispatcher: Dispatcher)
     assert (await known(dispatcher, "worker-5"))["is_running"] == "1"
 
 
+@with_dispatcher("committer")
+async def test_one_that_comes_back_while_it_is_marked_is_written_again(dispatcher: Dispatcher):
+    """Its own write is carried out before the mark, and answered after it."""
+    store, session = dispatcher.store, await dispatcher.connect()
+    save_worker, mark_left = store.save_worker, store.mark_left
+    leaving, written, marked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def answered_late(name: str, fields: Mapping[str, str | int]) -> None:
+        await save_worker(name, fields)
+        written.set()
+        await marked.wait()
+
+    async def marked_late(names: Sequence[str]) -> None:
+        leaving.set()
+        await written.wait()
+        await mark_left(names)
+
+    dispatcher.engine.leases.broke(session)
+    store.save_worker, store.mark_left = answered_late, marked_late  # type: ignore[method-assign]
+    async with asyncio.TaskGroup() as group:
+        saving = group.create_task(dispatcher.engine._roster.save())
+        await leaving.wait()
+        group.create_task(dispatcher.connect(slots=9))
+        await saving
+        marked.set()
+    await dispatcher.engine._roster.save()
+
+    assert (await known(dispatcher))["is_running"] == "1"
+
+
 @rostered
 async def test_saves_side_by_side_do_not_trip_over_a_worker_that_left(dispatcher: Dispatcher):
     """A registration saves the roster while its loop does."""

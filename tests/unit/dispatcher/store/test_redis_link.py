@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import time
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -15,6 +16,8 @@ from stepstream_dispatcher.store.redis_link import TRIES, Link, StoreClock
 
 COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n(\w+)")
 LATE = b"+of another\r\n"  # sent only when the connection is used again
+LATER = b"+late\r\n"  # sent a while after the replies before it
+LATER_S = 0.3
 BREAK = b""  # in place of a reply: the connection is closed
 
 
@@ -50,6 +53,8 @@ class Server:
                 self.got_late.set()
                 replies += [await reader.read(1 << 16) and LATE, b"+own\r\n"]
                 replies.remove(LATE)
+            if LATER in replies:
+                asyncio.get_running_loop().call_later(LATER_S, writer.write, replies.pop())
             writer.write(b"".join(replies))
             await writer.drain()
 
@@ -137,6 +142,24 @@ async def test_an_error_of_one_command_leaves_the_connection_in_step():
             await link.ask(("GET", "x"), ("GET", "y"))
 
         assert await link.ask(("GET", "z")) == [b"third"]
+
+
+async def test_each_reply_has_its_time_however_long_the_sending_took(monkeypatch):
+    monkeypatch.setattr(redis_link, "REPLY_TIMEOUT_S", 0.5)
+    pack = redis_link._pack
+
+    def pack_slowly(command):
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:  # the process is kept from running
+            pass
+        return pack(command)
+
+    async with linked(b"+one\r\n") as (link, server):
+        await link.ask(("GET", "x"))  # connects
+        monkeypatch.setattr(redis_link, "_pack", pack_slowly)
+        server.answers = iter([b"+two\r\n", LATER])
+
+        assert await link.ask_once(("GET", "x"), ("GET", "x")) == [b"two", b"late"]
 
 
 async def test_a_cancelled_caller_never_gives_its_reply_to_another():
