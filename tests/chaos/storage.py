@@ -117,6 +117,7 @@ async def _orphans(redis: Any, counted: Recount) -> AsyncIterator[str]:
         owned = {
             "record": name in counted.records,
             "data": name in counted.records,
+            "input": name in counted.records,
             "history": name in counted.records,
             "worker": name in workers,
             "minute": True,  # expires by itself
