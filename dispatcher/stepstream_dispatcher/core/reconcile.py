@@ -6,7 +6,7 @@ the version that the record had.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -15,6 +15,7 @@ import msgspec
 from stepstream_dispatcher.core.record import TERMINAL_STATES, Stage, TaskRecord
 
 __all__ = [
+    "BY_RESULTS",
     "DELAYED",
     "ENDED",
     "ENTRIES",
@@ -27,10 +28,13 @@ __all__ = [
     "Repair",
     "Sight",
     "Tally",
+    "corrections",
+    "crowded",
     "differences",
     "is_passed",
     "mends_of",
     "need_of",
+    "shifts",
     "stray_of",
 ]
 
@@ -42,6 +46,7 @@ RETRIES: Final = "retries"
 ENTRIES: Final = "entries"
 TIMERS: Final = "timers"
 LISTED: Final = "listed"
+BY_RESULTS: Final = (ENTRIES, TIMERS, LISTED)  # counted by what the commands of scripts answer
 TOTALS: Final = frozenset({LIVE, RETRIES, ENTRIES, TIMERS, LISTED})  # counts that are of no state
 
 
@@ -211,3 +216,26 @@ def is_passed(entry: str, delivered: str) -> bool:
 
 def _number(entry: str) -> list[int]:
     return [int(part) for part in entry.split("-")]
+
+
+def crowded(truth: Mapping[str, int], tally: Tally) -> list[str]:
+    """The sorted sets that have more members than there are tasks that belong there.
+
+    All that belong there are in them by now.
+    """
+    listed = sum(n for name, n in truth.items() if name not in TOTALS)
+    sets = set(tally.sizes) - {INDEX, DELAYED, ENDED}
+    states = [state for state in sorted(sets) if tally.sizes[state] > truth.get(state, 0)]
+    return [INDEX, *states] if tally.sizes[INDEX] > listed else states
+
+
+def corrections(truth: Mapping[str, int], tally: Tally) -> dict[str, int]:
+    """What the counts of states and `live` lack."""
+    names = {name for name in tally.counts if name not in TOTALS} | truth.keys()
+    return {name: truth.get(name, 0) - tally.counts.get(name, 0) for name in names}
+
+
+def shifts(tally: Tally) -> dict[str, int]:
+    """By how much what is counted by results was off."""
+    found = differences(tally)
+    return {name: -found.get(name, 0) for name in BY_RESULTS}

@@ -15,7 +15,7 @@ import asyncio
 import math
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -25,21 +25,21 @@ from stepstream.errors import StoreUnavailable
 from stepstream_dispatcher.core.census import Census
 from stepstream_dispatcher.core.facts import Requeued
 from stepstream_dispatcher.core.reconcile import (
+    BY_RESULTS,
     DELAYED,
     ENDED,
     ENTRIES,
     INDEX,
-    LISTED,
-    TIMERS,
-    TOTALS,
     Mend,
     Need,
     Repair,
     Sight,
-    Tally,
+    corrections,
+    crowded,
     differences,
     mends_of,
     need_of,
+    shifts,
     stray_of,
 )
 from stepstream_dispatcher.core.record import Stage
@@ -47,7 +47,7 @@ from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.messages import CENSUS_WORD
 from stepstream_dispatcher.engine.orphans import Orphans
 from stepstream_dispatcher.engine.readable import readable_records
-from stepstream_dispatcher.store.port import Page, RepairableStore
+from stepstream_dispatcher.store.port import Page, RepairableStore, SurveyMode
 
 __all__ = ["CLAIM_S", "Report", "Sweep"]
 
@@ -60,8 +60,6 @@ CLAIM_S: Final = 15.0  # a sweeper that is silent for this long is gone
 CLAIM_EVERY_S: Final = 3.0
 REST_MAX_S: Final = 1.0  # after one page, however slow it was
 HEAR_S: Final = 5.0  # until a subscription stands, or a marker is heard
-
-_BY_RESULTS: Final = (ENTRIES, TIMERS, LISTED)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,8 +155,11 @@ class Sweep:
         if before.groupless:
             await self._store.ensure_lanes(sorted(before.groupless))
             self._found[Repair.LANES] += len(before.groupless)
-        await self._walk_offers()
-        await self._walk_records()
+        if ENTRIES in differences(before):
+            await self._walk_records("whole")
+        else:
+            await self._walk_offers()
+            await self._walk_records("quick")
         await self._store.enlist(sorted(self._holders))
         await self._walk_set(DELAYED)
         await self._walk_lanes()
@@ -170,13 +171,13 @@ class Sweep:
         if self._deaf or self._census.gave_up:
             return False
         truth = self._census.counts(ended=marked.sizes[ENDED])
-        for place in _crowded(truth, marked):
+        for place in crowded(truth, marked):
             await self._walk_set(place)
-        corrections = _corrections(truth, marked) | _shifts(before)
+        wrong = corrections(truth, marked) | shifts(before)
         self._found[Repair.COUNTS] += sum(
-            bool(by) for name, by in corrections.items() if name not in _BY_RESULTS
+            bool(by) for name, by in wrong.items() if name not in BY_RESULTS
         )
-        return await self._store.recount(corrections) and not self._unfinished
+        return await self._store.recount(wrong) and not self._unfinished
 
     async def _wait_for(self, heard: asyncio.Event) -> None:
         """Wait until it is heard; else the sweep mends, and does not count."""
@@ -220,16 +221,20 @@ class Sweep:
                 more = len(entries) == PAGE
                 after = entries[-1].entry_id if entries else ""
 
-    async def _walk_records(self) -> None:
+    async def _walk_records(self, how: SurveyMode) -> None:
+        """Look at all records; whole where entries are gone, of which most will be missed."""
+        clock = asyncio.get_running_loop().time
         cursor, more = "", True
         while more:
             page = await self._store.record_page(cursor, count=PAGE)
-            survey = await self._store.survey(page.names, self._queues, how="quick")
-            looked_s = await self._judge(survey.sights)
-            await self._rest(page.cost_s + survey.cost_s + looked_s)
+            survey = await self._store.survey(page.names, self._queues, how=how)
+            read_at = clock()
+            looked_s = await self._judge(survey.sights, how)
+            cost_s = page.cost_s + survey.cost_s + looked_s
+            await self._rest(cost_s, rested_s=clock() - read_at)
             cursor, more = page.cursor, bool(page.cursor)
 
-    async def _judge(self, sights: Sequence[Sight]) -> float:
+    async def _judge(self, sights: Sequence[Sight], how: SurveyMode) -> float:
         """Mend what a page of records needs; returns what a closer look has cost."""
         needs: dict[Need, list[Sight]] = {need: [] for need in Need}
         mends: list[Mend] = []
@@ -245,11 +250,14 @@ class Sweep:
             needs[need_of(sight)].append(sight)
             mends += mends_of(sight, self._states)
         self._orphans.note(needs[Need.HOLDER])
-        unmet = [one for one in needs[Need.ENTRY] if not self._is_offered(one)]
-        survey = await self._store.survey([one.task_id for one in unmet], self._queues)
-        await self._queue_again([one for one in survey.sights if need_of(one) is Need.ENTRY])
+        missing, cost_s = needs[Need.ENTRY], 0.0
+        if how == "quick":
+            unmet = [one.task_id for one in missing if not self._is_offered(one)]
+            survey = await self._store.survey(unmet, self._queues)
+            missing, cost_s = list(survey.sights), survey.cost_s
+        await self._queue_again([one for one in missing if need_of(one) is Need.ENTRY])
         await self._mend(mends)
-        return survey.cost_s
+        return cost_s
 
     def _is_offered(self, sight: Sight) -> bool:
         """Whether a lane had the entry of a quick look, and somebody will come upon it."""
@@ -355,9 +363,15 @@ class Sweep:
 
     # --- pace ------------------------------------------------------------------------------------
 
-    async def _rest(self, cost_s: float) -> None:
-        """Leave the server to others for as long as the share demands."""
-        await asyncio.sleep(min(REST_MAX_S, cost_s * (1 / self._share - 1)))
+    async def _rest(self, cost_s: float, *, rested_s: float = 0.0) -> None:
+        """Leave the server to others for as long as the share demands.
+
+        Args:
+            cost_s: What reading took of the server.
+            rested_s: How long nothing has been read since.
+        """
+        rest_s = min(REST_MAX_S, cost_s * (1 / self._share - 1)) - rested_s
+        await asyncio.sleep(max(0.0, rest_s))
         await self._keep_claim()
 
     async def _keep_claim(self) -> None:
@@ -373,26 +387,3 @@ class Sweep:
         if self._holding:
             await self._store.hold_trims(ttl_s=CLAIM_S)
         self._claimed_at = now
-
-
-def _crowded(truth: Mapping[str, int], tally: Tally) -> list[str]:
-    """The sorted sets that have more members than there are tasks that belong there.
-
-    All that belong there are in them by now.
-    """
-    listed = sum(n for name, n in truth.items() if name not in TOTALS)
-    sets = set(tally.sizes) - {INDEX, DELAYED, ENDED}
-    crowded = [state for state in sorted(sets) if tally.sizes[state] > truth.get(state, 0)]
-    return [INDEX, *crowded] if tally.sizes[INDEX] > listed else crowded
-
-
-def _corrections(truth: Mapping[str, int], tally: Tally) -> dict[str, int]:
-    """What the counts of states and `live` lack."""
-    names = {name for name in tally.counts if name not in TOTALS} | truth.keys()
-    return {name: truth.get(name, 0) - tally.counts.get(name, 0) for name in names}
-
-
-def _shifts(tally: Tally) -> dict[str, int]:
-    """By how much what is counted by results was off."""
-    found = differences(tally)
-    return {name: -found.get(name, 0) for name in _BY_RESULTS}
