@@ -13,7 +13,7 @@ from itertools import pairwise
 import msgspec
 
 from stepstream_dispatcher.core.record import TERMINAL_STATES, Event, EventType
-from tests.chaos.history import Fault, History, Outcome, Truth
+from tests.chaos.history import History, Outcome, Truth
 
 __all__ = ["Verdict", "check", "repeats"]
 
@@ -23,6 +23,7 @@ HANDED_OUT = {EventType.LEASED, EventType.ADOPTED}
 TERMINAL_EVENTS = {EventType.DONE, EventType.FAILED, EventType.CANCELLED}
 DECISIONS = {"approved", "edited"}  # details of an event that a person caused
 KILLS_REDIS = "kill-redis"
+FALLBACK = "SYNCHRONOUS_FALLBACK"  # mode of what is kept in a journal, not in Redis
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -66,6 +67,7 @@ def check(history: History) -> Verdict:
     _check_starts(history, verdict)
     _check_watchers(history, verdict)
     _check_sightings(history, verdict)
+    _check_reopened(history, verdict)
     verdict.dropped = sorted(history.dropped)
     return verdict
 
@@ -75,14 +77,14 @@ def _check_submits(history: History, verdict: Verdict) -> None:
     for submit in history.submits:
         known.setdefault(submit.task, set()).add(submit.outcome)
         verdict.submitted[submit.outcome.value] += 1
-    kills = [fault for fault in history.faults if fault.kind == KILLS_REDIS]
-    accepted = {s.task: s.ended for s in history.submits if s.outcome is Outcome.OK}
-    for task, at in accepted.items():
+    accepted = {s.task: s for s in history.submits if s.outcome is Outcome.OK}
+    for task, submit in accepted.items():
         truth = history.truth.get(task)
         if truth is not None and truth.state in TERMINAL_STATES:
             continue
         words = f"{task}: accepted, and {truth.state if truth else 'not there'} in the end"
-        excused = truth is None and _went_with_the_tail(at, kills, history.volatile_s)
+        began = submit.ended if submit.mode == FALLBACK else submit.began
+        excused = truth is None and _went_with_the_tail(history, began, submit.ended)
         (verdict.excused if excused else verdict.lost).append(words)
     for task in history.truth:
         outcomes = known.get(task, set())
@@ -93,8 +95,17 @@ def _check_submits(history: History, verdict: Verdict) -> None:
             verdict.recovered.append(task)
 
 
-def _went_with_the_tail(at: float, kills: list[Fault], volatile_s: float) -> bool:
-    return any(kill.began - volatile_s <= at <= kill.began for kill in kills)
+def _went_with_the_tail(history: History, began: float, ended: float) -> bool:
+    """Whether what a call was answered may be lost with the tail of a killed Redis.
+
+    It was written before the kill. The answer of a call that was made before may have come after
+    it, but not once Redis was back.
+    """
+    kills = (fault for fault in history.faults if fault.kind == KILLS_REDIS)
+    return history.volatile_s > 0 and any(
+        began <= kill.began and kill.began - history.volatile_s <= ended <= kill.ended
+        for kill in kills
+    )
 
 
 def _check_task(history: History, verdict: Verdict, task: str, truth: Truth) -> None:
@@ -191,6 +202,7 @@ def _taken_away(history: History) -> dict[tuple[str, str, int], float]:
 
 def _check_watchers(history: History, verdict: Verdict) -> None:
     terminal = {event.name for event in TERMINAL_EVENTS}
+    set_back = _set_back(history)
     for watched in history.watched:
         task, seen = watched.task, watched.sequences
         if watched.error:
@@ -201,16 +213,32 @@ def _check_watchers(history: History, verdict: Verdict) -> None:
         if odd and not watched.gaps:
             verdict.misled.append(f"{task}: watched {seen}")
         truth = history.truth.get(task)
-        followed = truth is not None and not truth.journaled and task not in history.dropped
+        followed = truth is not None and not truth.journaled and task not in set_back
         if followed and truth is not None and seen and seen[-1] != truth.version:
             verdict.misled.append(f"{task}: watched up to {seen[-1]} of {truth.version}")
 
 
 def _check_sightings(history: History, verdict: Verdict) -> None:
+    set_back = _set_back(history)
     for sighting in history.sightings:
         truth = history.truth.get(sighting.task)
-        if truth is None or sighting.task in history.dropped:
-            continue  # lost, which is judged elsewhere, or documented
+        if truth is None or sighting.task in set_back:
+            continue  # judged elsewhere, or documented
         if (sighting.state, sighting.outputs) != (truth.state, truth.outputs):
             words = f"{sighting.state} {sighting.outputs}, later {truth.state} {truth.outputs}"
             verdict.changed.append(f"{sighting.task}: was {words}")
+
+
+def _set_back(history: History) -> set[str]:
+    """Tasks that were further than their record is."""
+    return history.dropped | {one.task for one in history.reopened}
+
+
+def _check_reopened(history: History, verdict: Verdict) -> None:
+    """A decision may be lost in two documented ways: then the task waits as it did before."""
+    for one in history.reopened:
+        words = f"{one.task}: had ended, and waited for a person again"
+        if one.task in history.dropped:
+            continue
+        excused = _went_with_the_tail(history, one.began, one.ended)
+        (verdict.excused if excused else verdict.changed).append(words)

@@ -22,6 +22,7 @@ __all__ = [
     "Line",
     "Outcome",
     "Recorder",
+    "Reopened",
     "Run",
     "Session",
     "Sighting",
@@ -72,6 +73,14 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, tag="sighting"):
     outputs: dict[str, str]  # digests by step
 
 
+class Reopened(msgspec.Struct, frozen=True, kw_only=True, tag="reopened"):
+    """A task that its reviewer had seen at its end, and that waits for a person again."""
+
+    task: str
+    began: float  # when the reviewer asked last
+    ended: float  # when it was answered that the task had ended
+
+
 class Fault(msgspec.Struct, kw_only=True, tag="fault"):
     """One fault as it was carried out."""
 
@@ -92,7 +101,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, tag="session"):
     worker: str
 
 
-Line: TypeAlias = Submit | Watched | Sighting | Fault | Session
+Line: TypeAlias = Submit | Watched | Sighting | Reopened | Fault | Session
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -124,6 +133,7 @@ class History(msgspec.Struct, kw_only=True):
     runs: list[Run] = []
     watched: list[Watched] = []
     sightings: list[Sighting] = []
+    reopened: list[Reopened] = []
     faults: list[Fault] = []
     sessions: list[Session] = []
     truth: dict[str, Truth] = {}  # by task
@@ -154,6 +164,7 @@ def read_lines(path: Path) -> History:
         Submit: history.submits,
         Watched: history.watched,
         Sighting: history.sightings,
+        Reopened: history.reopened,
         Fault: history.faults,
         Session: history.sessions,
     }

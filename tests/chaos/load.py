@@ -17,7 +17,7 @@ from stepstream import AsyncClient
 from stepstream.errors import InvalidTask, OutcomeUnknown, QueueFull, StepstreamError
 from stepstream.types import Gap, Submitted, Task, TaskEvent
 from stepstream_dispatcher.core.admission import task_id_of
-from tests.chaos.history import Outcome, Recorder, Sighting, Submit, Watched, now
+from tests.chaos.history import Outcome, Recorder, Reopened, Sighting, Submit, Watched, now
 from tests.chaos.world import World
 from tests.support.pace import lasts
 
@@ -117,6 +117,7 @@ class Callers:
         self.modes: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self._missing: dict[str, int] = {}  # how often a task was not there
+        self._ended: dict[str, Reopened] = {}  # reviewed tasks whose reviewers saw their end
         self.waiting = 0  # watchers and reviewers that are not done
 
     async def run(self, given: Iterator[Order], *, at_least: int, over: asyncio.Event) -> None:
@@ -212,9 +213,11 @@ class Callers:
     async def _review(self, client: AsyncClient, task: str) -> None:
         """Decide whenever the task waits for a person, until it has ended."""
         while True:
+            began = now()
             try:
                 waiting = await client.wait(task, timeout_s=CALL_LIMIT_S)
                 if waiting.finished:
+                    self._ended[task] = Reopened(task=task, began=began, ended=now())
                     return
                 decision = self._luck.choice(("approved", "edited", "rejected"))
                 if waiting.revisions:
@@ -234,6 +237,22 @@ class Callers:
                 if reason == "TASK_NOT_FOUND" and self._gives_up(task):
                     return
                 await lasts(1.0)
+
+    async def review_again(self) -> None:
+        """Decide, for ever, what waits for a person although its reviewer has seen its end."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for task in await self._waiting_again():
+                    self._recorder.add(self._ended.pop(task))
+                    group.create_task(self._review(self._clients[0], task))
+                await lasts(1.0)
+
+    async def _waiting_again(self) -> list[str]:
+        try:
+            page = await self._clients[0].list(state="human_review", page_size=1000)
+        except (StepstreamError, TimeoutError):
+            return []
+        return [one.task_id for one in page.tasks if one.task_id in self._ended]
 
     def _gives_up(self, task: str) -> bool:
         """Whether a task that is not there is given up: an unknown Submit may not have arrived.

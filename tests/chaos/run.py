@@ -63,8 +63,12 @@ async def run(setup: Setup) -> Result:
     world = World(setup.folder, links, setup.size, slots=setup.slots)
     async with running_world(world):
         say(f"{setup.size.workers} workers at {setup.size.dispatchers} dispatchers are ready")
-        crashes, accepted = await _hurt(setup, world, recorder, faults, say)
-        await _rest(world, accepted, setup.rest_s, say)
+        callers = Callers(world, recorder, setup.seed)
+        crashes = await _hurt(setup, world, callers, recorder, faults, say)
+        async with asyncio.TaskGroup() as group:
+            reviewing = group.create_task(callers.review_again())
+            await _rest(world, callers.accepted, setup.rest_s, say)
+            reviewing.cancel()
         recorder.close()
         history = await _history(setup, world)
         async with _bytes(world) as connection:
@@ -104,10 +108,14 @@ def _settings(setup: Setup) -> dict[str, str]:
 
 
 async def _hurt(
-    setup: Setup, world: World, recorder: Recorder, faults: list[Planned], say: Any
-) -> tuple[list[str], set[str]]:
-    """Load and harm; returns what ended by itself, and the tasks that were accepted."""
-    callers = Callers(world, recorder, setup.seed)
+    setup: Setup,
+    world: World,
+    callers: Callers,
+    recorder: Recorder,
+    faults: list[Planned],
+    say: Any,
+) -> list[str]:
+    """Load and harm; returns what ended by itself."""
     nemesis = Nemesis(world, recorder, say)
     over, healed = asyncio.Event(), asyncio.Event()
 
@@ -142,7 +150,7 @@ async def _hurt(
     if not working.cancelled():
         working.result()
     say(f"modes {callers.modes}, errors {callers.errors}")
-    return nemesis.crashes + world.crashed(), callers.accepted
+    return nemesis.crashes + world.crashed()
 
 
 async def _rest(world: World, accepted: set[str], limit_s: float, say: Any) -> None:

@@ -7,7 +7,17 @@ import pytest
 
 from stepstream_dispatcher.core.record import Event, EventType
 from tests.chaos.checker import check
-from tests.chaos.history import Fault, History, Outcome, Run, Sighting, Submit, Truth, Watched
+from tests.chaos.history import (
+    Fault,
+    History,
+    Outcome,
+    Reopened,
+    Run,
+    Sighting,
+    Submit,
+    Truth,
+    Watched,
+)
 
 TASK = "a" * 32
 OTHER = "b" * 32
@@ -197,13 +207,46 @@ def test_what_was_acknowledged_just_before_a_kill_of_redis_is_excused():
 
 @pytest.mark.parametrize(
     ("at", "volatile_s"),
-    [(3.5, 2.0), (0.9, 2.0), (2.0, 0.0)],
-    ids=["long before the kill", "after the kill", "the file is synced at every write"],
+    [(3.5, 2.0), (0.4, 2.0), (2.0, 0.0)],
+    ids=["long before the kill", "asked after the kill", "the file is synced at every write"],
 )
 def test_nothing_else_is_excused(at: float, volatile_s: float):
     verdict = check(history(truth={}, faults=killed_redis(at), volatile_s=volatile_s))
 
     assert len(verdict.lost) == 1
+
+
+@pytest.mark.parametrize(
+    ("ended", "mode", "lost"),
+    [(1.5, "PARALLEL", 0), (2.1, "PARALLEL", 1), (1.5, "SYNCHRONOUS_FALLBACK", 1)],
+    ids=["answered while it was dead", "answered once it was back", "kept in a journal"],
+)
+def test_what_was_under_way_at_a_kill_of_redis_is_excused(ended: float, mode: str, lost: int):
+    under_way = msgspec.structs.replace(submit(ended=ended), mode=mode)
+
+    verdict = check(
+        history(submits=[under_way], truth={}, faults=killed_redis(1.0), volatile_s=2.0)
+    )
+
+    assert (len(verdict.lost), len(verdict.excused)) == (lost, 1 - lost)
+
+
+@pytest.mark.parametrize(
+    ("changes", "breaches"),
+    [
+        ({}, ["changed"]),
+        ({"faults": killed_redis(7.0), "volatile_s": 2.0}, []),
+        ({"faults": killed_redis(9.0), "volatile_s": 2.0}, ["changed"]),
+        ({"dropped": {TASK}}, []),
+    ],
+    ids=["for no reason", "just before a kill of Redis", "long before it", "its journal gave way"],
+)
+def test_a_decision_is_lost_for_a_documented_reason(
+    changes: dict[str, object], breaches: list[str]
+):
+    reopened = Reopened(task=TASK, began=5.0, ended=6.0)
+
+    assert list(check(history(reopened=[reopened], **changes)).breaches) == breaches
 
 
 def test_a_review_begins_another_life():
