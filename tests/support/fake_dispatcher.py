@@ -88,7 +88,8 @@ class FakeSession:
         return any(frame.HasField("drain") for frame in self.frames)
 
     def send(self, response: pb.WorkResponse) -> None:
-        """Sends a frame."""
+        """Sends a frame; what is read later has not been heard when it was said."""
+        self._session.send([field.name for field, _ in response.ListFields()])
         self._out.put_nowait(response)
 
     def batch(self, *assignments: pb.Assignment) -> None:
@@ -152,7 +153,6 @@ class FakeSession:
 
     async def _write(self, context: Servicer) -> None:
         while (response := await self._out.get()) is not None:
-            self._session.send([field.name for field, _ in response.ListFields()])
             await context.write(response)
 
     def _answer(self, frame: pb.WorkRequest) -> None:
