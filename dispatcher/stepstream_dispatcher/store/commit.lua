@@ -103,7 +103,7 @@ local function apply(at, packed)
     add(counts, 'live', live_change)
     live = live + live_change
   end
-  if retries > 0 then add(counts, 'retries', retries) end
+  if retries then add(counts, 'retries', 1) end
   if retain_s > 0 then
     for key = at, at + 3 do call('EXPIRE', KEYS[key], retain_s) end
     -- Already there: the same end of a life that has expired and was not trimmed, counted until now.

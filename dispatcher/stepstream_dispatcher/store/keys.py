@@ -71,7 +71,12 @@ class Keys:
 
     def of_task(self, task_id: str) -> tuple[str, str, str, str]:
         """All keys of a task: record, data, history and input."""
-        return self.record(task_id), self.data(task_id), self.history(task_id), self.input(task_id)
+        return (
+            self._record + task_id,
+            self._data + task_id,
+            self._history + task_id,
+            self._input + task_id,
+        )
 
     def minute(self, minute: int) -> str:
         """The count of the attempts that ended in a minute since the Unix epoch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -33,20 +33,33 @@ _RESULT_BY_WORD: Final = {verdict.value.encode(): Result(verdict) for verdict in
 _FULL: Final = Result(Verdict.FULL)
 
 
-class _KeyList:
-    """The KEYS of a call: every name once, known by its position."""
+class _Positions(dict[str, int]):
+    """Where in KEYS the keys of one kind are, by name and counted from 1 as Lua does.
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self._positions: dict[str, int] = {}
+    A key is added when it is first asked for; the empty name is none.
 
-    def position(self, name: str) -> int:
-        """The position of a name, counted from 1 as Lua does."""
-        position = self._positions.get(name)
-        if position is None:
-            self.names.append(name)
-            position = self._positions[name] = len(self.names)
+    Args:
+        keys: KEYS, as far as they are known.
+        build: Makes the key of a name.
+    """
+
+    def __init__(self, keys: list[str], build: Callable[[str], str]) -> None:
+        super().__init__({"": 0})
+        self._keys = keys
+        self._build = build
+
+    def __missing__(self, name: str) -> int:
+        self._keys.append(self._build(name))
+        position = self[name] = len(self._keys)
         return position
+
+
+class _Places(msgspec.Struct, frozen=True):
+    """Where in KEYS the keys are that transitions share."""
+
+    lanes: _Positions
+    waiting: _Positions  # the sets of the states in which tasks wait for somebody
+    workers: _Positions
 
 
 class RedisCommits:
@@ -117,60 +130,63 @@ class RedisCommits:
         names = [keys.count, keys.index, keys.delayed, keys.ended, keys.minute(minute)]
         for transition in transitions:
             names += keys.of_task(transition.task_id)
-        positions = _KeyList(names)
+        places = _Places(
+            lanes=_Positions(names, keys.stream),
+            waiting=_Positions(names, keys.state),
+            workers=_Positions(names, keys.worker),
+        )
         packed: list[str | bytes] = []
         loose: list[bytes] = []  # what MessagePack would carry as bytes, which Lua does not unpack
         first = ARGUMENTS_BEFORE + len(transitions) + 1  # counted from 1 as Lua does
         for transition in transitions:
-            packed.append(self._packed_transition(transition, positions, first + len(loose)))
+            packed.append(_packed_transition(transition, places, first + len(loose)))
             event = transition.event
             loose.append(encode_published(self._dispatcher_id, transition.task_id, event))
             loose.append(encode_event(event))
-            loose.extend(transition.data.values())
+            if transition.data:
+                loose += transition.data.values()
         before = (GROUP, keys.events, str(live_max), str(len(transitions)))
-        return positions.names, [*before, *packed, *loose]
+        return names, [*before, *packed, *loose]
 
-    def _packed_transition(
-        self, transition: Transition, positions: _KeyList, first_loose: int
-    ) -> bytes:
-        keys, task_id, event = self._keys, transition.task_id, transition.event
-        ack_queue, ack_id = transition.ack or ("", "")
-        left, entered = transition.move or ("", "")
-        worker, tally = transition.tally or ("", "")
-        ended_as = left if transition.retain_s < 0 else event.state
-        return _pack(
-            (
-                task_id,
-                transition.op_id,
-                str(transition.expected_version),
-                transition.lease,
-                f"settled:{transition.settles}" if transition.settles else "",
-                transition.touch,
-                text_fields(transition),
-                list(transition.data),
-                positions.position(keys.stream(ack_queue)) if transition.ack else 0,
-                ack_id,
-                0
-                if transition.enqueue is None
-                else positions.position(keys.stream(transition.enqueue)),
-                field_text(transition.fields.get("step", event.step)),
-                "no" if transition.undelay else str(transition.due_ms or ""),
-                left,
-                entered,
-                positions.position(keys.state(left)) if left in WAITING_STATES else 0,
-                positions.position(keys.state(entered)) if entered in WAITING_STATES else 0,
-                str(event.at_ms),
-                transition.live,
-                int(event.type is EventType.RETRYING),
-                transition.retain_s,
-                str(event.at_ms + transition.retain_s * 1000),
-                f"{ended_as} {task_id}",
-                positions.position(keys.worker(worker)) if transition.tally else 0,
-                tally,
-                str(transition.fields.get("created_ms", event.at_ms)),
-                first_loose,
-            )
+
+def _packed_transition(transition: Transition, places: _Places, first_loose: int) -> bytes:
+    task_id, event = transition.task_id, transition.event
+    ack_queue, ack_id = transition.ack or ("", "")
+    left, entered = transition.move or ("", "")
+    worker, tally = transition.tally or ("", "")
+    ended_as = left if transition.retain_s < 0 else event.state
+    at_ms = str(event.at_ms)
+    return _pack(
+        (
+            task_id,
+            transition.op_id,
+            str(transition.expected_version),
+            transition.lease,
+            f"settled:{transition.settles}" if transition.settles else "",
+            transition.touch,
+            text_fields(transition),
+            tuple(transition.data),
+            places.lanes[ack_queue],
+            ack_id,
+            places.lanes[transition.enqueue or ""],
+            transition.fields.get("step", event.step),
+            "no" if transition.undelay else str(transition.due_ms or ""),
+            left,
+            entered,
+            places.waiting[left if left in WAITING_STATES else ""],
+            places.waiting[entered if entered in WAITING_STATES else ""],
+            at_ms,
+            transition.live,
+            event.type is EventType.RETRYING,
+            transition.retain_s,
+            str(event.at_ms + transition.retain_s * 1000),
+            f"{ended_as} {task_id}",
+            places.workers[worker],
+            tally,
+            str(transition.fields.get("created_ms", at_ms)),
+            first_loose,
         )
+    )
 
 
 def text_fields(transition: Transition) -> list[str]:
