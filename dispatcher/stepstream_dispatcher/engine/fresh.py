@@ -11,11 +11,9 @@ read by another dispatcher. Those are forgotten after a while, too.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
-import msgspec
-
-from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition
 from stepstream_dispatcher.store.port import Entry
 
 __all__ = ["Fresh"]
@@ -48,8 +46,8 @@ class Fresh:
         created = self._created.pop((entry.task_id, entry.entry_id), None)
         if created is None:
             return None
-        fields = {**created.fields, "entry": entry.entry_id}
-        return msgspec.convert(fields, TaskRecord, strict=False), created.data
+        fields: dict[str, Any] = {**created.fields, "entry": entry.entry_id, "stage": Stage.QUEUED}
+        return TaskRecord(**fields), created.data
 
     def _forget(self, *, before_ms: int) -> None:
         """Let go of what was created before a time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -18,7 +18,6 @@ from stepstream_dispatcher.core.lifecycle import AttemptFailure, phase_of
 from stepstream_dispatcher.core.pipeline import Pipeline
 from stepstream_dispatcher.core.record import Event, EventType, TaskRecord
 from stepstream_dispatcher.engine.desk import Accepted
-from stepstream_dispatcher.engine.modes import ExecutionMode
 from stepstream_dispatcher.engine.stats import Stats
 from stepstream_dispatcher.engine.watch import GapFrame, SnapshotFrame, WatchFrame
 from stepstream_dispatcher.rpc.status import item_error
@@ -30,7 +29,7 @@ __all__ = [
     "stats_response",
     "submission_of",
     "submit_response",
-    "submit_result",
+    "submit_results",
     "task_of",
     "watch_response",
 ]
@@ -38,8 +37,13 @@ __all__ = [
 TEXT_MAX: Final = {"reason": 256, "reviewer": 64, "feedback": 4096}
 DECISIONS: Final = {1: "approved", 2: "edited", 3: "rejected"}
 
-_PHASES: Final = pb.Phase.items()
-_PHASE_BY_NAME: Final = {name.removeprefix("PHASE_"): value for name, value in _PHASES}
+_PHASES: Final = {name.removeprefix("PHASE_"): value for name, value in pb.Phase.items()}
+_MODES: Final = {
+    name.removeprefix("EXECUTION_MODE_"): value for name, value in pb.ExecutionMode.items()
+}
+_DURABILITIES: Final = {
+    name.removeprefix("DURABILITY_"): value for name, value in pb.Durability.items()
+}
 _failure_decoder: Final = msgspec.msgpack.Decoder(AttemptFailure)
 
 
@@ -56,25 +60,30 @@ def submission_of(request: api.SubmitRequest, trace: Mapping[str, str]) -> Submi
     Raises:
         InvalidTask: A field can't be served.
     """
-    retry = request.retry
     return Submission(
         pipeline=request.pipeline,
         input=_serialized(request.input) if request.HasField("input") else b"",
         request_id=request.request_id,
         delay_ms=ms_of(request.delay, "delay") if request.HasField("delay") else 0,
         deadline_ms=ms_of(request.deadline, "deadline") if request.HasField("deadline") else None,
-        labels=dict(request.labels),
+        labels=dict(request.labels) if request.labels else {},
         trace=trace,
-        max_retries=_max_retries(retry),
-        initial_delay_ms=_override(retry, "initial_delay"),
-        timeout_ms=_override(retry, "timeout"),
         require_durable=request.require_durable,
+        **(_overrides(request.retry) if request.HasField("retry") else {}),
     )
 
 
 def _serialized(payload: pb.Payload) -> bytes:
     """The same bytes in every process, for the hash of the input; else keys have no order."""
     return payload.SerializeToString(deterministic=True)
+
+
+def _overrides(retry: api.RetryOverride) -> dict[str, int]:
+    return {
+        "max_retries": _max_retries(retry),
+        "initial_delay_ms": _override(retry, "initial_delay"),
+        "timeout_ms": _override(retry, "timeout"),
+    }
 
 
 def _max_retries(retry: api.RetryOverride) -> int:
@@ -147,20 +156,30 @@ def short_text(value: str, field: str) -> str:
 
 def submit_response(accepted: Accepted) -> api.SubmitResponse:
     """Write what was accepted."""
-    return api.SubmitResponse(
-        task_id=accepted.task_id,
-        execution_mode=_mode(accepted.home.mode),
-        durability=pb.Durability.Value(f"DURABILITY_{accepted.home.durability}"),
-        duplicate=accepted.duplicate,
-        state=accepted.state,
-    )
+    response = api.SubmitResponse()
+    _fill_accepted(response, accepted)
+    return response
 
 
-def submit_result(answer: Accepted | StepstreamError) -> api.SubmitResult:
-    """Write one result of a batch."""
-    if isinstance(answer, StepstreamError):
-        return api.SubmitResult(error=item_error(answer))
-    return api.SubmitResult(accepted=submit_response(answer))
+def submit_results(answers: Iterable[Accepted | StepstreamError]) -> api.SubmitBatchResponse:
+    """Write what became of each task of a batch."""
+    response = api.SubmitBatchResponse()
+    for answer in answers:
+        result = response.results.add()
+        if isinstance(answer, StepstreamError):
+            result.error.CopyFrom(item_error(answer))
+        else:
+            _fill_accepted(result.accepted, answer)
+    return response
+
+
+def _fill_accepted(response: api.SubmitResponse, accepted: Accepted) -> None:
+    """Set one field after another, which takes a third of the time of naming them at once."""
+    response.task_id = accepted.task_id
+    response.execution_mode = _MODES[accepted.home.mode]
+    response.durability = _DURABILITIES[accepted.home.durability]
+    response.duplicate = accepted.duplicate
+    response.state = accepted.state
 
 
 def task_of(
@@ -176,7 +195,7 @@ def task_of(
         task_id=task_id,
         pipeline=record.pipeline.partition("@")[0],
         state=record.state,
-        phase=_PHASE_BY_NAME[phase_of(record)],
+        phase=_PHASES[phase_of(record)],
         step=record.step,
         attempt=record.attempt,
         version=record.version,
@@ -302,13 +321,9 @@ def stats_response(stats: Stats, ages_ms: Mapping[str, int], now_ms: int) -> api
         worker_utilization=stats.worker_utilization,
         failure_percentage=stats.failure_percentage,
         retries=stats.retries,
-        execution_mode=_mode(stats.mode),
+        execution_mode=_MODES[stats.mode],
         time=_timestamp(now_ms),
     )
-
-
-def _mode(mode: ExecutionMode) -> pb.ExecutionMode.ValueType:
-    return pb.ExecutionMode.Value(f"EXECUTION_MODE_{mode}")
 
 
 def duration_of_ms(value_ms: int) -> Duration:

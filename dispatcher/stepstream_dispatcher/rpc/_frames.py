@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -11,7 +12,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from stepstream.errors import InvalidTask, RemoteProtocolError
 from stepstream.session import BATCH_BYTES_MAX, MAX_MESSAGE_BYTES
-from stepstream.v1 import task_pb2 as pb
 from stepstream.v1 import worker_service_pb2 as api
 from stepstream_dispatcher.core.facts import Completed, Fact, Failed, Released
 from stepstream_dispatcher.core.spans import carrier_of
@@ -265,12 +265,18 @@ def _assignment(handout: Handout) -> api.Assignment:
         pipeline=record.pipeline.partition("@")[0],
         step=record.step,
         attempt=record.attempt,
-        timeout=duration_of_ms(handout.timeout_ms),
-        input=pb.Payload.FromString(data.get("input", b"")),
+        timeout=_timeout(handout.timeout_ms),
     )
+    assignment.input.MergeFromString(data.get("input", b""))
     if len(data) > 1:
         _add_data(assignment, data)
     return assignment
+
+
+@lru_cache
+def _timeout(timeout_ms: int) -> Duration:
+    """The same message for all attempts with the same limit; most have the one of their step."""
+    return duration_of_ms(timeout_ms)
 
 
 def _add_data(assignment: api.Assignment, data: dict[str, bytes]) -> None:

@@ -41,9 +41,7 @@ class DispatcherService(DispatcherServiceServicer):
         self, request: api.SubmitBatchRequest, context: Any
     ) -> api.SubmitBatchResponse:
         """Accept many tasks."""
-        answers = await self._submit_each(request, _trace(context))
-        results = [convert.submit_result(answer) for answer in answers]
-        return api.SubmitBatchResponse(results=results)
+        return convert.submit_results(await self._submit_each(request, _trace(context)))
 
     async def GetTask(self, request: api.GetTaskRequest, context: Any) -> api.GetTaskResponse:
         """Read one task."""

@@ -53,7 +53,8 @@ class Attempt:
         self.token = assignment.lease_token
         self.cancelled_because: Why | None = None
         self.progress: tuple[float, str] = (0.0, "")  # fraction 0 to 1, note
-        self.trace_context = dict(assignment.trace_context)  # of its own span, once that began
+        # Of its own span, once that began; most have none, and an empty map is slow to copy.
+        self.trace_context = dict(assignment.trace_context) if assignment.trace_context else {}
         self.span: Span | None = None
         self._moved = moved
         self._unread = False
