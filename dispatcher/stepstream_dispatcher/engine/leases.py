@@ -80,7 +80,7 @@ class Leases:
                         await self.give_up(session, "its stream broke and it did not come back")
                 elif session.is_read and now - session.heard_at >= self._silence_limit_s:
                     await self._silent(session)
-                elif now >= self._blind_until:
+                elif session.attempts and now >= self._blind_until:
                     await self._expire(session, now)
             await self._endings.retry()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from stepstream_dispatcher.engine.sessions import Session, Sessions
@@ -14,6 +14,8 @@ __all__ = ["Roster"]
 LOOK_EVERY_S: Final = 0.25  # how old the count of held attempts may be
 SAVE_EVERY_S: Final = 60.0  # unchanged workers too, so that they do not expire
 
+_Changing: TypeAlias = tuple[str, int, int, bool]
+
 
 class Roster:
     """Saves workers when they change."""
@@ -23,7 +25,7 @@ class Roster:
         self._sessions = sessions
         self._dispatcher_id = dispatcher_id
         self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._saved: dict[str, tuple[dict[str, str | int], float]] = {}
+        self._saved: dict[str, tuple[_Changing, float]] = {}
 
     async def run(self) -> None:
         """Save until cancelled."""
@@ -34,7 +36,8 @@ class Roster:
     async def save(self) -> None:
         """Write every worker that changed, and those that left."""
         for session in self._present().values():
-            await self._write(session)
+            if self._is_news(session):
+                await self._write(session)
         present = self._present()  # others may have come meanwhile
         if left := [name for name in self._saved if name not in present]:
             await self._store.mark_left(left)
@@ -58,16 +61,22 @@ class Roster:
         name = session.hello.worker_name
         writing = self._writing.setdefault(name, asyncio.Lock())
         async with writing:
-            now, fields = asyncio.get_running_loop().time(), self._describe(session)
-            known = self._saved.get(name)
-            if known is None or known[0] != fields or now - known[1] >= SAVE_EVERY_S:
-                # Before it is written, so that who finds it gone meanwhile has it written again.
-                self._saved[name] = (fields, now)
-                try:
-                    await self._store.save_worker(name, {**fields, "seen_ms": self._store.now_ms()})
-                except BaseException:
-                    self._saved.pop(name, None)
-                    raise
+            if not self._is_news(session):
+                return
+            # Before it is written, so that who finds it gone meanwhile has it written again.
+            self._saved[name] = (_changing(session), asyncio.get_running_loop().time())
+            try:
+                await self._store.save_worker(name, self._describe(session))
+            except BaseException:
+                self._saved.pop(name, None)
+                raise
+
+    def _is_news(self, session: Session) -> bool:
+        """Whether a worker is not written as it is now, or was long ago."""
+        known = self._saved.get(session.hello.worker_name)
+        if known is None or known[0] != _changing(session):
+            return True
+        return asyncio.get_running_loop().time() - known[1] >= SAVE_EVERY_S
 
     async def save_all(self) -> None:
         """Write every worker, to a store that may know none of them."""
@@ -85,4 +94,11 @@ class Roster:
             "current_tasks": len(session.attempts) + len(session.settling),
             "is_running": 1,
             "draining": int(session.draining),
+            "seen_ms": self._store.now_ms(),
         }
+
+
+def _changing(session: Session) -> _Changing:
+    """What tells a worker from itself a moment ago; all else is its instance's for ever."""
+    held = len(session.attempts) + len(session.settling)
+    return session.hello.instance_id, session.max_in_flight, held, session.draining

@@ -210,8 +210,10 @@ class Session:
         """Attempts that it takes now."""
         if self.reserved or self.left or self.outbox.clogged:
             return 0
-        unseen = sum(not has_ended for has_ended in self.unseen.values())
-        return max(0, self.max_in_flight - len(self.attempts) - unseen)
+        taken = len(self.attempts)
+        if self.unseen:
+            taken += sum(not has_ended for has_ended in self.unseen.values())
+        return max(0, self.max_in_flight - taken)
 
     def holds(self, token: str) -> bool:
         """Whether its worker answers for a lease."""
