@@ -210,6 +210,8 @@ def fresh_step(record: TaskRecord) -> Fields:
 
 def no_releases(record: TaskRecord) -> Fields:
     """What ends a row of releases; most records have none, and write nothing."""
+    if not (record.releases or record.unseen):
+        return {}
     counts = {"releases": record.releases, "unseen": record.unseen}
     return {name: 0 for name, count in counts.items() if count}
 

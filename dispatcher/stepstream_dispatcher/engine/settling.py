@@ -119,8 +119,10 @@ class Settling:
             elif token in session.unseen:
                 session.unseen[token] = True
         self._sessions.stir()  # first, so that the feeder's read is under way when the commit is
-        near = [one for one in settlements if self._reaches(_task_of(one))]
-        away = [one for one in settlements if not self._reaches(_task_of(one))]
+        near: list[Settlement] = []
+        away: list[Settlement] = []
+        for one in settlements:
+            (near if self._reaches(_task_of(one)) else away).append(one)
         for reports in filter(None, (near, away)):
             session.reports += 1
             self._hold(sum(map(_size_of, reports)))
