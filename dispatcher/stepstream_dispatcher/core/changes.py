@@ -79,7 +79,7 @@ def enter(
     """Begin a step: on its lane, or before a person."""
     if step.kind == "worker":
         return queue(record, at, kind, change, state=step.state, queue=step.queue, **words)
-    fields: Fields = {**change.pop("fields", {}), "stage": Stage.WAITING.value}
+    fields: Fields = {**change.pop("fields", {}), "stage": Stage.WAITING}
     fields.update(_no_due(record), queue="", entry="")
     event = event_of(record, at, kind, step.state, **words)
     return changed(record, at, state=step.state, fields=fields, event=event, **change)
@@ -98,7 +98,7 @@ def queue(
     """Put the current step on its lane."""
     state = state or record.state
     queue = queue or record.queue
-    fields: Fields = {**change.pop("fields", {}), "stage": Stage.QUEUED.value, "queue": queue}
+    fields: Fields = {**change.pop("fields", {}), "stage": Stage.QUEUED, "queue": queue}
     fields.update(_no_due(record))
     event = event_of(record, at, kind, state, **words)
     return changed(record, at, state=state, fields=fields, enqueue=queue, event=event, **change)
@@ -114,7 +114,7 @@ def delay(
 ) -> Transition:
     """Put the current step off."""
     due_ms = at.now_ms + delay_ms
-    fields: Fields = {**change.pop("fields", {}), "stage": Stage.DELAYED.value, "due_ms": due_ms}
+    fields: Fields = {**change.pop("fields", {}), "stage": Stage.DELAYED, "due_ms": due_ms}
     event = msgspec.structs.replace(
         event_of(record, at, kind, record.state, actor=record.worker, **words), delay_ms=delay_ms
     )
@@ -132,7 +132,7 @@ def end(
     record: TaskRecord, at: Circumstances, state: str, change: dict[str, Any], **words: str
 ) -> Transition:
     """End the task as `done`, `failed` or `cancelled`."""
-    fields: Fields = {**change.pop("fields", {}), "stage": Stage.ENDED.value}
+    fields: Fields = {**change.pop("fields", {}), "stage": Stage.ENDED}
     fields.update(_no_due(record), entry="")
     words.setdefault("actor", record.worker)
     event = event_of(record, at, _ENDINGS[state], state, **words)

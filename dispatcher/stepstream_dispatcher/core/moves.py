@@ -65,7 +65,7 @@ def lease(record: TaskRecord, fact: f.Leased, at: Circumstances) -> Decision:
     state = at.pipeline.step(record.step).state
     attempt = record.attempt + 1
     fields: Fields = {
-        "stage": Stage.LEASED.value,
+        "stage": Stage.LEASED,
         "attempt": attempt,
         "lease": fact.token,
         "owner": fact.owner,

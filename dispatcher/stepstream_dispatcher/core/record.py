@@ -33,6 +33,9 @@ class Stage(StrEnum):
     ENDED = "ended"  # nothing any more
 
 
+_STAGES: Final[dict[str, Stage]] = {stage.value: stage for stage in Stage}  # quicker than the class
+
+
 class EventType(IntEnum):
     """What an event says; the numbers are those of stepstream.v1.EventType."""
 
@@ -142,7 +145,7 @@ def with_fields(record: TaskRecord, fields: Mapping[str, str | int | float]) -> 
     """The record with some of its fields set, as a transition says them."""
     values: dict[str, Any] = dict(fields)
     if "stage" in values:
-        values["stage"] = Stage(values["stage"])
+        values["stage"] = _STAGES[values["stage"]]
     return msgspec.structs.replace(record, **values)
 
 

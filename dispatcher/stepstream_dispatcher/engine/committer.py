@@ -65,8 +65,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: Verdict | None = None  # None: refused before it reached the store, or broken there
     refusal: Refusal | None = None
-    record: TaskRecord | None = None  # as it stands now, or as the fact left it; where known
+    known: TaskRecord | None = None  # as the store says, or as it was when the fact was refused
+    before: TaskRecord | None = None  # that the fact was decided from
     transition: Transition | None = None  # what was sent last
+
+    @property
+    def record(self) -> TaskRecord | None:
+        """The record as it stands now, or as the fact left it; where that is known."""
+        if self.known is None and self.applied and self.before and self.transition:
+            return after(self.before, self.transition)
+        return self.known
 
     @property
     def applied(self) -> bool:
@@ -123,7 +131,9 @@ class _Lane:
         while self.waiting and len(taken) < CALL_TRANSITIONS_MAX:
             call, index = self.waiting[0]
             transition = call.transitions[index]
-            size = TRANSITION_BYTES + sum(map(len, transition.data.values()))
+            size = TRANSITION_BYTES
+            if transition.data:
+                size += sum(map(len, transition.data.values()))
             if taken and size > room:
                 break
             self.waiting.popleft()
@@ -213,10 +223,11 @@ class Committer:
         for _ in range(DECISIONS_MAX):
             transitions: list[Transition] = []
             sent: list[int] = []
+            now_ms = self._store.now_ms()
             for index in open_ones:
-                decision = self._decide(proposals[index], records[index], op_ids[index])
+                decision = self._decide(proposals[index], records[index], op_ids[index], now_ms)
                 if isinstance(decision, Refusal):
-                    outcomes[index] = Outcome(refusal=decision, record=records[index])
+                    outcomes[index] = Outcome(refusal=decision, known=records[index])
                 else:
                     transitions.append(decision)
                     sent.append(index)
@@ -233,7 +244,9 @@ class Committer:
                     open_ones.append(index)
         return outcomes
 
-    def _decide(self, proposal: Proposal, record: TaskRecord, op_id: str) -> Transition | Refusal:
+    def _decide(
+        self, proposal: Proposal, record: TaskRecord, op_id: str, now_ms: int
+    ) -> Transition | Refusal:
         pipeline = self._catalog.by_key(record.pipeline)
         if pipeline is None or record.step not in pipeline.steps:
             self._note_unknown(proposal.task_id, record)
@@ -241,7 +254,7 @@ class Committer:
         at = Circumstances(
             task_id=proposal.task_id,
             pipeline=pipeline,
-            now_ms=self._store.now_ms(),
+            now_ms=now_ms,
             rand=self._rng.random(),
             op_id=op_id,
             retain_s=self._retain_s,
@@ -329,7 +342,6 @@ def broken(task_id: str) -> InternalError:
 def _outcome(record: TaskRecord, transition: Transition, result: Answer) -> Outcome:
     if isinstance(result, InternalError):
         return Outcome(refusal=Refusal.BROKEN, transition=transition)
-    known = result.record
-    if result.verdict in _APPLIED:
-        known = known or after(record, transition)
-    return Outcome(verdict=result.verdict, record=known, transition=transition)
+    return Outcome(
+        verdict=result.verdict, known=result.record, before=record, transition=transition
+    )

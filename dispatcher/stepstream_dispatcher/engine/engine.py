@@ -372,9 +372,11 @@ class Engine:
         return self._switch is None or self._switch.reaches(task_id)
 
     def _applied(self, transition: Transition, entry_id: str) -> None:
-        self.fresh.applied(transition, entry_id)
+        if not transition.expected_version:
+            self.fresh.created(transition, entry_id)
         self.watch.applied(transition)
-        self.timers.applied(transition)
+        if transition.due_ms is not None:
+            self.timers.set(transition.due_ms)
 
     async def _learn(self) -> None:
         """Take in the definitions that others, or this dispatcher before, have stored."""

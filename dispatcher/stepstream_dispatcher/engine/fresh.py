@@ -31,9 +31,9 @@ class Fresh:
         # for the oldest.
         self._created: OrderedDict[tuple[str, str], Transition] = OrderedDict()
 
-    def applied(self, transition: Transition, entry_id: str) -> None:
-        """Hear of a transition that was applied here, and of the entry that it added."""
-        if transition.expected_version or not entry_id:
+    def created(self, transition: Transition, entry_id: str) -> None:
+        """Hear of a creation that was applied here, and of the entry that it added, if any."""
+        if not entry_id:
             return
         if sum(map(len, transition.data.values())) > DATA_BYTES_MAX:
             return

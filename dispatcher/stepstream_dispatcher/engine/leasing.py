@@ -178,13 +178,14 @@ class Leasing:
             if outcome.refusal is Refusal.BROKEN:
                 self._free_later(session, token)
                 continue
-            if not outcome.applied or outcome.record is None:
+            record = outcome.record if outcome.applied else None
+            if record is None:
                 session.attempts.pop(token, None)
                 slots_moved = True
                 if not outcome.undecided:  # its entry is no task's current one; else: recovery's
                     obsolete.append(load.entry)
                 continue
-            attempt.record = outcome.record
+            attempt.record = record
             if reason := self._too_late_for(session):
                 session.attempts.pop(token, None)
                 slots_moved = True

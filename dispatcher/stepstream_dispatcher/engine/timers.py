@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from stepstream_dispatcher.core.facts import DeadlinePassed, Due, Fact
-from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.core.record import TaskRecord
 from stepstream_dispatcher.engine.committer import Committer, Proposal
 from stepstream_dispatcher.engine.readable import RecordReader
 from stepstream_dispatcher.store.port import Store
@@ -28,10 +28,9 @@ class Timers:
         self._earlier = asyncio.Event()
         self._next_ms: int | None = None
 
-    def applied(self, transition: Transition) -> None:
-        """Hear of a transition that was applied here."""
-        due_ms = transition.due_ms
-        if due_ms is not None and (self._next_ms is None or due_ms < self._next_ms):
+    def set(self, due_ms: int) -> None:
+        """Hear of a timer that was set here."""
+        if self._next_ms is None or due_ms < self._next_ms:
             self._earlier.set()
 
     async def run(self) -> None:

@@ -111,7 +111,8 @@ class WatchHub:
 
     def applied(self, transition: Transition) -> None:
         """Hear of a transition that was applied here."""
-        self._push(transition.task_id, transition.event)
+        if self._watchers or self._taps:
+            self._push(transition.task_id, transition.event)
 
     def ring_all(self) -> None:
         """Have every watcher read its history: messages may have been missed."""

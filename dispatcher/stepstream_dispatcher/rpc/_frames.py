@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -189,7 +189,9 @@ def frames_of(session: Session) -> Iterator[api.WorkResponse]:
     for chunk in chunks:
         session.batches += 1
         first.batch.number = session.batches
-        first.batch.assignments.extend(_assignments(chunk, session.batches))
+        for handout in chunk:
+            handout.attempt.batch = session.batches
+            _add_assignment(first.batch, handout)
         yield first
         first = api.WorkResponse()
     if outbox.drain:  # last: no batch may follow it
@@ -249,16 +251,10 @@ def _chunks(handouts: list[Handout]) -> Iterator[list[Handout]]:
         yield chunk
 
 
-def _assignments(handouts: Iterable[Handout], batch: int) -> Iterator[api.Assignment]:
-    for handout in handouts:
-        handout.attempt.batch = batch
-        yield _assignment(handout)
-
-
-def _assignment(handout: Handout) -> api.Assignment:
+def _add_assignment(batch: api.Batch, handout: Handout) -> None:
     attempt, data = handout.attempt, handout.data
     record = attempt.record
-    assignment = api.Assignment(
+    assignment = batch.assignments.add(
         assignment_id=attempt.assignment_id,
         lease_token=record.lease,
         task_id=attempt.task_id,
@@ -270,7 +266,6 @@ def _assignment(handout: Handout) -> api.Assignment:
     assignment.input.MergeFromString(data.get("input", b""))
     if len(data) > 1:
         _add_data(assignment, data)
-    return assignment
 
 
 @lru_cache

@@ -6,9 +6,11 @@
 --        transitions name by position (0: none).
 -- ARGV   1 consumer group, 2 channel of events, 3 most live tasks (0: no limit), 4 how many
 --        transitions; then one MessagePack array for each, its elements in the order of the locals of `apply`:
---        fields are flat and all text, times are Unix ms, retention is in seconds; then bytes, which
---        the unpacker does not take: of each transition, from where it says, the event as published,
---        the event as kept, and the values of `names`.
+--        fields are flat and all text, with an empty `entry` at their end where a lane is named, and
+--        after it an empty `ops` unless a step is settled; times are Unix ms, retention is in seconds,
+--        what does not apply is empty; then bytes, which the unpacker does not take: of each
+--        transition, from where it says, the event as published, the event as kept, and the values
+--        of `names`.
 -- Reply  Redis TIME in s and the us within it; then for each transition a word: APPLIED, DUPLICATE,
 --        STALE_LEASE, NOT_FOUND or FULL, or a pair {APPLIED, id of the added entry},
 --        {VERSION_CONFLICT or DUPLICATE, record} or {ERROR, message}.
@@ -61,19 +63,19 @@ local function apply(at, packed)
   local refused = refusal(record, now, expected, lease, settling, op_id, touch)
   if refused and refused ~= 'NEW' then return refused end
 
-  local size = #fields
   if touch then
     call('HSET', record, unpack(fields))
     call('PUBLISH', channel, ARGV[bytes])
     return 'APPLIED'
-  elseif settling ~= '' then
-    fields[size + 1], fields[size + 2] = settling, lease
-  else
-    fields[size + 1], fields[size + 2] = 'ops', string.sub((now[3] or '') .. op_id, -OPS_LENGTH)
+  end
+  local last, entry = #fields, nil
+  if settling == '' then
+    fields[last] = string.sub((now[3] or '') .. op_id, -OPS_LENGTH)
+    last = last - 2
   end
   if lane > 0 then
-    fields[size + 3] = 'entry'
-    fields[size + 4] = call('XADD', KEYS[lane], '*', 'task', task_id, 'step', step)
+    entry = call('XADD', KEYS[lane], '*', 'task', task_id, 'step', step)
+    fields[last] = entry
     entries = entries + 1
   end
   for i = 1, #names do
@@ -118,7 +120,7 @@ local function apply(at, packed)
     add(tallies[worker], tally, 1)
     settled = settled + 1
   end
-  return lane > 0 and { 'APPLIED', fields[size + 4] } or 'APPLIED'
+  return entry and { 'APPLIED', entry } or 'APPLIED'
 end
 
 local time = call('TIME')

@@ -15,7 +15,6 @@ from stepstream_dispatcher.store.codec import (
     decode_record,
     encode_event,
     encode_published,
-    field_text,
 )
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import MINUTE_MS, CommitFailed, CommitKind, Result, Verdict
@@ -23,7 +22,7 @@ from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link, StoreClock
 from stepstream_dispatcher.store.redis_scripts import SETTLE, SUBMIT
 
-__all__ = ["TRANSITIONS_MAX", "RedisCommits", "text_fields"]
+__all__ = ["TRANSITIONS_MAX", "RedisCommits"]
 
 TRANSITIONS_MAX: Final = 256  # a call; bounds how long one script holds Redis
 ARGUMENTS_BEFORE: Final = 4  # of all transitions, see the header of commit.lua
@@ -150,12 +149,13 @@ class RedisCommits:
 
 
 def _packed_transition(transition: Transition, places: _Places, first_loose: int) -> bytes:
-    task_id, event = transition.task_id, transition.event
+    task_id, event, retain_s = transition.task_id, transition.event, transition.retain_s
     ack_queue, ack_id = transition.ack or ("", "")
     left, entered = transition.move or ("", "")
     worker, tally = transition.tally or ("", "")
-    ended_as = left if transition.retain_s < 0 else event.state
-    at_ms = str(event.at_ms)
+    ended_as = left if retain_s < 0 else event.state
+    waits = entered in WAITING_STATES
+    created = transition.fields.get("created_ms", event.at_ms)
     return _pack(
         (
             task_id,
@@ -164,7 +164,7 @@ def _packed_transition(transition: Transition, places: _Places, first_loose: int
             transition.lease,
             f"settled:{transition.settles}" if transition.settles else "",
             transition.touch,
-            text_fields(transition),
+            _hash_fields(transition),
             tuple(transition.data),
             places.lanes[ack_queue],
             ack_id,
@@ -174,27 +174,35 @@ def _packed_transition(transition: Transition, places: _Places, first_loose: int
             left,
             entered,
             places.waiting[left if left in WAITING_STATES else ""],
-            places.waiting[entered if entered in WAITING_STATES else ""],
-            at_ms,
+            places.waiting[entered if waits else ""],
+            str(event.at_ms) if waits else "",
             transition.live,
             event.type is EventType.RETRYING,
-            transition.retain_s,
-            str(event.at_ms + transition.retain_s * 1000),
-            f"{ended_as} {task_id}",
+            retain_s,
+            str(event.at_ms + retain_s * 1000) if retain_s > 0 else "",
+            f"{ended_as} {task_id}" if retain_s else "",
             places.workers[worker],
             tally,
-            str(transition.fields.get("created_ms", at_ms)),
+            "" if transition.expected_version else str(created),
             first_loose,
         )
     )
 
 
-def text_fields(transition: Transition) -> list[str]:
-    """Flatten the record fields to text; `entry` is left to the store that makes it."""
-    parts: list[str] = []
-    for name, value in transition.fields.items():
-        if name != "entry" or transition.enqueue is None:
-            parts += name, value if type(value) is str else field_text(value)
+def _hash_fields(transition: Transition) -> list[str]:
+    """The fields to set, flat and as text; `entry` and `ops` are last, for the script to fill."""
+    fields = transition.fields
+    if transition.enqueue is not None and "entry" in fields:
+        fields = {name: value for name, value in fields.items() if name != "entry"}
+    parts = [""] * (2 * len(fields))
+    parts[::2] = fields
+    parts[1::2] = map(str, fields.values())
+    if transition.settles:
+        parts += f"settled:{transition.settles}", transition.lease
+    if transition.enqueue is not None:
+        parts += "entry", ""
+    if not (transition.settles or transition.touch):
+        parts += "ops", ""
     return parts
 
 

@@ -22,7 +22,7 @@ def entry_of(task_id: str) -> Entry:
 
 def test_creation_is_taken_once_with_the_id_of_its_entry():
     fresh = Fresh()
-    fresh.applied(created("a"), "1-a")
+    fresh.created(created("a"), "1-a")
 
     record, data = fresh.take(entry_of("a")) or (None, {})
 
@@ -35,8 +35,8 @@ def test_creation_is_taken_once_with_the_id_of_its_entry():
 def test_delayed_and_large_tasks_are_not_remembered():
     fresh = Fresh()
 
-    fresh.applied(created("later", delay_ms=1), "")
-    fresh.applied(created("large", payload=b"x" * (DATA_BYTES_MAX + 1)), "1-large")
+    fresh.created(created("later", delay_ms=1), "")
+    fresh.created(created("large", payload=b"x" * (DATA_BYTES_MAX + 1)), "1-large")
 
     assert fresh.take(entry_of("later")) is None
     assert fresh.take(entry_of("large")) is None
@@ -46,7 +46,7 @@ def test_those_that_wait_are_remembered_while_there_is_no_room_for_new_ones():
     fresh = Fresh()
 
     for number in range(TASKS_MAX + 1):
-        fresh.applied(created(str(number)), f"1-{number}")
+        fresh.created(created(str(number)), f"1-{number}")
 
     assert fresh.take(entry_of("0")) is not None
     assert fresh.take(entry_of(str(TASKS_MAX))) is None
@@ -55,9 +55,9 @@ def test_those_that_wait_are_remembered_while_there_is_no_room_for_new_ones():
 def test_those_whose_entry_is_never_taken_are_forgotten_after_a_while():
     fresh = Fresh()
 
-    fresh.applied(created("read elsewhere"), "1-read elsewhere")
-    fresh.applied(created("waits", now_ms=1001), "1-waits")
-    fresh.applied(created("latest", now_ms=1001 + KEPT_MS), "1-latest")
+    fresh.created(created("read elsewhere"), "1-read elsewhere")
+    fresh.created(created("waits", now_ms=1001), "1-waits")
+    fresh.created(created("latest", now_ms=1001 + KEPT_MS), "1-latest")
 
     assert fresh.take(entry_of("read elsewhere")) is None
     assert fresh.take(entry_of("waits")) is not None
