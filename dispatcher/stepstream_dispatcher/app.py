@@ -47,7 +47,7 @@ TRACES_LIMIT_S = 0.5  # to read the traces of what was applied last
 OPEN_EVERY_S = 0.2  # between two tries to reach Redis at the start
 # Containers made since the last look for cycles. Python's 700 are fewer than one round of commits
 # has in the air, so that each look finds most of them alive: a seventh of a busy dispatcher's time.
-CYCLES_AFTER = 5_000
+CYCLES_AFTER = 20_000
 
 _log = structlog.get_logger(__name__)
 

@@ -18,9 +18,9 @@ from stepstream_dispatcher.store.port import Entry
 
 __all__ = ["Fresh"]
 
-TASKS_MAX: Final = 4096
+TASKS_MAX: Final = 8192
 KEPT_MS: Final = 5_000  # longer than an entry waits without a backlog
-DATA_BYTES_MAX: Final = 4096  # of one task; with TASKS_MAX it bounds the memory to 16 MiB
+DATA_BYTES_MAX: Final = 4096  # of one task; with TASKS_MAX it bounds the memory to 32 MiB
 
 
 class Fresh:
