@@ -126,12 +126,10 @@ async def test_an_ended_task_expires_and_is_trimmed(redis, redis_store, journal)
 
     await imported(redis_store, journal, "t1")
 
-    keys = redis.keys
-    names = keys.of_task("t1")
-    left_s = [await redis.client.ttl(name) for name in names]
-    assert all(RETAIN_S - 100 < each <= RETAIN_S for each in left_s)
+    assert RETAIN_S - 100 < await redis.client.ttl(redis.keys.record("t1")) <= RETAIN_S
     await redis.expire("t1")
     assert await redis_store.trim(results_max=0, limit=10) == 1
+    assert await redis.client.exists(*redis.keys.of_task("t1")) == 0
     assert await counted(redis) == {}
     assert (await redis_store.index(cursor="", count=5)).task_ids == []
 
@@ -365,10 +363,22 @@ async def test_a_record_that_changes_between_the_read_and_the_script_is_decided_
 
 async def test_what_redis_cannot_do_is_an_error_of_that_task(redis, redis_store, journal):
     await in_journal(journal, "t1", "lease", "complete-done")
-    await redis.client.set(redis.keys.history("t1"), "not a list")
+    await redis.client.set(redis.keys.delayed, "not a sorted set")
 
     with pytest.raises(InternalError, match="could not import"):
         await redis_store.take_in(await journal.journaled("t1"))
+
+
+async def test_a_task_taken_in_has_nothing_of_its_expired_life(redis, redis_store, journal):
+    await advance(redis_store, "t1", "create", "lease", "complete-next", "cancel")
+    await redis.expire("t1")
+    await in_journal(journal, "t1", "lease", "complete-done")
+    journaled = await journal.journaled("t1")
+
+    await imported(redis_store, journal, "t1")
+
+    assert await redis_store.data(["t1"]) == [journaled.data]
+    assert await redis_store.history("t1", after=0) == journaled.history
 
 
 async def test_the_last_event_is_published(redis, redis_store, journal, stack):

@@ -67,20 +67,41 @@ async def test_every_key_has_the_prefix(redis, redis_store):
     assert all(name.startswith(redis.prefix.encode()) for name in added)
 
 
-async def test_an_ended_task_expires_whole_and_a_redriven_one_does_not(redis, redis_store):
-    keys = redis.keys
-    names = keys.of_task("t1")
+async def test_an_ended_task_expires_and_a_redriven_one_does_not(redis, redis_store):
+    names = redis.keys.of_task("t1")
     await advance(redis_store, "t1", "create", "lease", "complete-next", "lease", "fail-dead")
-    ended = [await redis.client.ttl(name) for name in names]
+    ended_s = await redis.client.ttl(redis.keys.record("t1"))
 
     await advance(redis_store, "t1", "redrive")
     redriven = [await redis.client.ttl(name) for name in names]
 
-    assert all(3500 < ttl_s <= 3600 for ttl_s in ended)
+    assert 3500 < ended_s <= 3600
     assert redriven == [-1, -1, -1, -1]
 
 
-async def test_another_input_of_a_dead_letter_expires_with_it(redis, redis_store):
+async def test_nothing_of_an_expired_task_is_left_once_it_is_trimmed(redis, redis_store):
+    record = await advance(redis_store, "t1", "create", "lease")
+    dead = build("fail-dead", "t1", record, now_ms=redis_store.now_ms() - 5_000_000)
+    await redis_store.commit([dead], kind="settle")
+    await redis.expire("t1")
+    names = redis.keys.of_task("t1")
+    assert await redis.client.exists(*names) == 2  # history and input
+
+    assert await redis_store.trim(results_max=10, limit=10) == 1
+    assert await redis.client.exists(*names) == 0
+
+
+async def test_a_task_submitted_anew_has_nothing_of_its_expired_life(redis, redis_store):
+    await advance(redis_store, "t1", "create", "lease", "complete-next", "cancel")
+    await redis.expire("t1")
+
+    await advance(redis_store, "t1", "create")
+
+    assert await redis_store.data(["t1"]) == [{"input": bytes(range(256))}]
+    assert [event.sequence for event in await redis_store.history("t1", after=0)] == [1]
+
+
+async def test_another_input_of_a_dead_letter_takes_the_place_of_the_first(redis, redis_store):
     record = await advance(redis_store, "t1", "create", "lease", "fail-dead")
     another = msgspec.structs.replace(
         build("touch", "t1", record, now_ms=redis_store.now_ms()),
@@ -94,7 +115,7 @@ async def test_another_input_of_a_dead_letter_expires_with_it(redis, redis_store
     await redis_store.commit([another], kind="settle")
 
     assert await redis_store.data(["t1"]) == [{"input": b"another"}]
-    assert 3500 < await redis.client.ttl(redis.keys.input("t1")) <= 3600
+    assert await redis.client.get(redis.keys.input("t1")) == b"another"
 
 
 async def test_an_input_among_the_data_is_read_until_there_is_another(redis, redis_store):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stepstream_dispatcher.core.reconcile import INDEX, Mend, differences
+from stepstream_dispatcher.core.reconcile import INDEX, Mend, Repair, differences
 from stepstream_dispatcher.core.record import Stage
 from tests.support.healer import DESTROYED, QUEUES, destroy, healer_of
 from tests.support.tasks_at import advance, carry_out, current, prepared
@@ -108,6 +108,18 @@ async def test_a_member_exchanged_in_the_index_is_healed_once_a_sweep_is_due(eve
     assert early is None
     assert (report.counted, report.repaired) == (True, {"index": 2})
     assert await redis.client.zrange(redis.keys.index, 0, -1, withscores=True) == index
+
+
+async def test_what_leaves_the_index_without_a_record_leaves_nothing(redis_store, redis):
+    await ended(redis_store, "fail-dead")
+    await redis.expire("t1")
+    await redis.client.delete(redis.keys.ended)
+
+    async with healer_of(redis_store) as healer:
+        report = await healer.sweep()
+
+    assert report.repaired[Repair.INDEX] == 1
+    assert await redis.client.exists(*redis.keys.of_task("t1")) == 0
 
 
 async def healed(store):

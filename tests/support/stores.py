@@ -27,7 +27,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def expire(self, task_id: str) -> None:
-        """Make an ended task's keys as gone as when its time is over."""
+        """Make an ended task as gone as when its time is over and nothing was trimmed yet."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -47,7 +47,7 @@ class RedisBackend(Backend):
         return RedisStore(self.url, dispatcher_id=dispatcher_id, prefix=self.prefix)
 
     async def expire(self, task_id: str) -> None:
-        await self.client.delete(*self.keys.of_task(task_id))
+        await self.client.delete(self.keys.record(task_id))
 
     async def close(self) -> None:
         await self.client.aclose()

@@ -1,4 +1,4 @@
--- stepstream/import version 4
+-- stepstream/import version 5
 --
 -- Purpose: take in a task that was processed while Redis was away, in place of its record, if any.
 -- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 record, 6 data, 7 history, 8 input, 9 lane of the
@@ -36,6 +36,7 @@ if entry ~= '' then
   call('HINCRBY', KEYS[1], 'entries', 0 - call('XDEL', KEYS[9], entry))
 end
 call('DEL', KEYS[5], KEYS[6])
+if version == '' then call('DEL', KEYS[7]) end -- of a life that has expired and was not trimmed
 each(function(...) call('HSET', KEYS[5], ...) end)
 each(function(...) call('HSET', KEYS[6], ...) end)
 each(function(...) call('RPUSH', KEYS[7], ...) end)
@@ -52,7 +53,7 @@ if string.sub(sets, 2, 2) == '1' then call('ZADD', KEYS[11], since, task_id) end
 call('HINCRBY', KEYS[1], 'live', live)
 call('HINCRBY', KEYS[1], 'retries', retries)
 if expires ~= '' then
-  for key = 5, 8 do call('PEXPIREAT', KEYS[key], expires) end
+  call('PEXPIREAT', KEYS[5], expires) -- the janitor takes the rest
   if call('ZADD', KEYS[4], expires, entered .. ' ' .. task_id) == 0 then
     call('HINCRBY', KEYS[1], entered, -1) -- that of a life that has expired and was not trimmed
   end

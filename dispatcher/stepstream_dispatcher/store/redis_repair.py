@@ -171,7 +171,7 @@ class RedisRepairs:
         for start in range(0, len(mends), TASKS_MAX):
             part = mends[start : start + TASKS_MAX]
             names = [self._keys.count, *self._places.values()]
-            names += [self._keys.record(mend.task_id) for mend in part]
+            names += [name for mend in part for name in self._keys.of_task(mend.task_id)]
             arguments = [str(len(WAITING_STATES))]
             arguments += [text for mend in part for text in _texts(mend, places)]
             touched, *places_moved = await REPAIR.run(self._link, names, arguments)
