@@ -5,23 +5,24 @@
 --        history and input of each transition in turn; then lanes, state sets and workers, which
 --        transitions name by position (0: none).
 -- ARGV   1 consumer group, 2 channel of events, 3 most live tasks (0: no limit), 4 how many
---        transitions; then one MessagePack array for each, its elements in the order of the locals of `apply`:
+--        transitions, 5 whether they carry their events as published (1 or 0); then one MessagePack array for each, its elements in the order of the locals of `apply`:
 --        fields are flat and all text, with an empty `entry` at their end where a lane is named, and
 --        after it an empty `ops` unless a step is settled; times are Unix ms, retention is in seconds,
 --        what does not apply is empty; then bytes, which the unpacker does not take: of each
 --        transition, from where it says, the event as published, the event as kept, and the values
 --        of `names`.
--- Reply  Redis TIME in s and the us within it; then for each transition a word: APPLIED, DUPLICATE,
+-- Reply  Redis TIME in s and the us within it; whether anybody listens to the channel here (1 or 0);
+--        then for each transition a word: APPLIED, DUPLICATE,
 --        STALE_LEASE, NOT_FOUND or FULL, or a pair {APPLIED, id of the added entry},
 --        {VERSION_CONFLICT or DUPLICATE, record} or {ERROR, message}.
 -- Effect guards first, then this order, so that a prefix is harmless: lane, data, record, the rest.
---        A transition that fails half-way is answered ERROR and leaves the others whole. The counts
+--        Events are published where they are carried. A transition that fails half-way is answered ERROR and leaves the others whole. The counts
 --        `entries`, `timers` and `listed` follow what the commands answer: they say how large lanes,
 --        delayed set and index are, unless somebody else has changed them.
 -- Cost   about 6 commands for each transition, and 2 for each lane, 1 for each count and worker a call.
 
 local call, unpack, find = redis.call, unpack, string.find
-local group, channel, live_max = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local group, channel, live_max, published = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5] == '1'
 local HISTORY_MAX, OP_ID_LENGTH, OPS_LENGTH, WORKER_KEPT_S, MINUTE_KEPT_S = 1000, 8, 64, 600, 180
 local acks, counts, tallies, settled = {}, {}, {}, 0
 local entries, timers, listed = 0, 0, 0 -- what lanes, delayed set and index have gained
@@ -29,6 +30,11 @@ local live = live_max > 0 and tonumber(call('HGET', KEYS[1], 'live') or 0) or 0
 
 local function add(totals, key, change)
   totals[key] = (totals[key] or 0) + change
+end
+
+local function is_heard()
+  local names, patterns = redis.pcall('PUBSUB', 'NUMSUB', channel), redis.pcall('PUBSUB', 'NUMPAT')
+  return names.err or names[2] > 0 or patterns > 0 -- who may not ask takes it for granted
 end
 
 local function is_kept(ops, op_id)
@@ -73,7 +79,7 @@ local function apply(at, packed)
 
   if touch then
     call('HSET', record, unpack(fields))
-    call('PUBLISH', channel, ARGV[bytes])
+    if published then call('PUBLISH', channel, ARGV[bytes]) end
     return 'APPLIED'
   end
   local last, entry = #fields, nil
@@ -96,7 +102,7 @@ local function apply(at, packed)
   elseif events > HISTORY_MAX then
     call('LTRIM', history, -HISTORY_MAX, -1)
   end
-  call('PUBLISH', channel, ARGV[bytes])
+  if published then call('PUBLISH', channel, ARGV[bytes]) end
   if ack_lane > 0 then
     local ids = acks[ack_lane] or {}
     acks[ack_lane], ids[#ids + 1] = ids, ack_id
@@ -133,10 +139,10 @@ local function apply(at, packed)
 end
 
 local time = call('TIME')
-local reply = { time[1], time[2] }
+local reply = { time[1], time[2], is_heard() and 1 or 0 }
 for i = 1, tonumber(ARGV[4]) do
-  local done, answer = pcall(apply, 4 * i + 2, ARGV[i + 4])
-  reply[i + 2] = done and answer or { 'ERROR', type(answer) == 'table' and answer.err or answer }
+  local done, answer = pcall(apply, 4 * i + 2, ARGV[i + 5])
+  reply[i + 3] = done and answer or { 'ERROR', type(answer) == 'table' and answer.err or answer }
 end
 for lane, ids in pairs(acks) do
   call('XACK', KEYS[lane], group, unpack(ids))

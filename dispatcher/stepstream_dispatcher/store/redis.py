@@ -35,7 +35,12 @@ from stepstream_dispatcher.store.port import (
     Survey,
     SurveyMode,
 )
-from stepstream_dispatcher.store.redis_checks import check_server, read_durability, read_faults
+from stepstream_dispatcher.store.redis_checks import (
+    check_server,
+    read_durability,
+    read_faults,
+    read_mirrored,
+)
 from stepstream_dispatcher.store.redis_commit import RedisCommits
 from stepstream_dispatcher.store.redis_import import RedisImport
 from stepstream_dispatcher.store.redis_lanes import RedisLanes
@@ -114,6 +119,7 @@ class RedisStore:
         for warning in self.warnings:
             _log.warning(warning)
         await self._registry.read_clock()
+        self._commits.is_mirrored = await read_mirrored(self._link)
         await preload(self._committing, SUBMIT, SETTLE)
         self._flights = await asyncio.TaskGroup().__aenter__()
 
@@ -271,6 +277,7 @@ class RedisStore:
     async def beat(self) -> None:
         """See Store.beat."""
         await self._registry.beat()
+        self._commits.is_mirrored = await read_mirrored(self._link)
 
     async def dispatchers(self) -> dict[str, int]:
         """See Store.dispatchers."""

@@ -11,7 +11,14 @@ from stepstream_dispatcher.store.port import Durability, StoreRefused
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
 from stepstream_dispatcher.store.redis_link import Link
 
-__all__ = ["check_server", "check_version", "read_config", "read_durability", "read_faults"]
+__all__ = [
+    "check_server",
+    "check_version",
+    "read_config",
+    "read_durability",
+    "read_faults",
+    "read_mirrored",
+]
 
 REDIS_MIN: Final = (7, 0)  # the first with script flags
 VALKEY_MIN: Final = (7, 2)  # the first Valkey
@@ -63,6 +70,13 @@ async def read_config(link: Link, *names: str) -> dict[str, str]:
         raise
     texts = [text.decode() for text in reply]
     return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+async def read_mirrored(link: Link) -> bool:
+    """Read whether messages reach subscribers of other servers too: replicas, or a cluster's."""
+    replication, cluster = await link.ask(("INFO", "replication"), ("INFO", "cluster"))
+    alone = b"connected_slaves:0" in replication and b"role:master" in replication
+    return not alone or b"cluster_enabled:1" in cluster
 
 
 def check_version(info: str) -> None:

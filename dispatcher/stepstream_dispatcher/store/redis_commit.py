@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from redis import exceptions as redis_errors
 
-from stepstream.errors import InternalError
+from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.record import EventType, Transition
 from stepstream_dispatcher.store.codec import (
     WAITING_STATES,
@@ -19,13 +20,13 @@ from stepstream_dispatcher.store.codec import (
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import MINUTE_MS, CommitFailed, CommitKind, Result, Verdict
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
-from stepstream_dispatcher.store.redis_link import Link, StoreClock
+from stepstream_dispatcher.store.redis_link import LOST, Link, StoreClock
 from stepstream_dispatcher.store.redis_scripts import SETTLE, SUBMIT
 
 __all__ = ["TRANSITIONS_MAX", "RedisCommits"]
 
 TRANSITIONS_MAX: Final = 256  # a call; bounds how long one script holds Redis
-ARGUMENTS_BEFORE: Final = 4  # of all transitions, see the header of commit.lua
+ARGUMENTS_BEFORE: Final = 5  # of all transitions, see the header of commit.lua
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 _RESULT_BY_WORD: Final = {verdict.value.encode(): Result(verdict) for verdict in Verdict}
@@ -64,6 +65,12 @@ class _Places(msgspec.Struct, frozen=True):
 class RedisCommits:
     """Carries out transitions by commit.lua.
 
+    Theory of operation. A tenth of the time of a step goes into events that are published, and
+    mostly nobody listens. Each call says whether anybody does, and the next one carries the events
+    if so. Those of a call that did not, and was heard of all the same, are published after it and
+    before their commits are answered, so that the events of a task stay in order. What listens
+    elsewhere, at a replica or another node of a cluster, cannot be asked: then all are carried.
+
     Args:
         link: Connections that commits alone use.
         keys: Names.
@@ -76,6 +83,8 @@ class RedisCommits:
         self._keys = keys
         self._clock = clock
         self._dispatcher_id = dispatcher_id
+        self._is_heard = True  # as the latest call has said
+        self.is_mirrored = True  # whether somebody may listen elsewhere
 
     async def commit(
         self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int
@@ -112,16 +121,34 @@ class RedisCommits:
     async def _run(
         self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int
     ) -> list[Any]:
-        keys, arguments = self._packed(transitions, live_max)
+        carries = self._is_heard or self.is_mirrored
+        keys, arguments = self._packed(transitions, live_max, carries=carries)
         script = SUBMIT if kind == "submit" else SETTLE
         sent_mono = self._clock.read()
         answers: list[Any]
-        seconds, microseconds, *answers = await script.run(self._link, keys, arguments)
+        seconds, microseconds, heard, *answers = await script.run(self._link, keys, arguments)
         self._clock.observe(seconds, microseconds, sent_mono=sent_mono)
+        self._is_heard = bool(heard)
+        if heard and not carries:
+            await self._publish(transitions, answers)
         return answers
 
+    async def _publish(self, transitions: Sequence[Transition], answers: Sequence[Any]) -> None:
+        """Publish what was applied. Best effort, as all that is published."""
+        channel = self._keys.events
+        applied = [
+            ("PUBLISH", channel, self._published(transition))
+            for transition, answer in zip(transitions, answers, strict=True)
+            if answer == b"APPLIED" or answer[0] == b"APPLIED"
+        ]
+        with contextlib.suppress(StoreUnavailable, *LOST, redis_errors.RedisError):
+            await self._link.ask(*applied)
+
+    def _published(self, transition: Transition) -> bytes:
+        return encode_published(self._dispatcher_id, transition.task_id, transition.event)
+
     def _packed(
-        self, transitions: Sequence[Transition], live_max: int
+        self, transitions: Sequence[Transition], live_max: int, *, carries: bool
     ) -> tuple[list[str], list[str | bytes]]:
         """Build KEYS and ARGV; commit.lua's header is the contract."""
         keys = self._keys
@@ -139,12 +166,17 @@ class RedisCommits:
         first = ARGUMENTS_BEFORE + len(transitions) + 1  # counted from 1 as Lua does
         for transition in transitions:
             packed.append(_packed_transition(transition, places, first + len(loose)))
-            event = transition.event
-            loose.append(encode_published(self._dispatcher_id, transition.task_id, event))
-            loose.append(encode_event(event))
+            loose.append(self._published(transition) if carries else b"")
+            loose.append(encode_event(transition.event))
             if transition.data:
                 loose += transition.data.values()
-        before = (GROUP, keys.events, str(live_max), str(len(transitions)))
+        before = (
+            GROUP,
+            keys.events,
+            str(live_max),
+            str(len(transitions)),
+            "1" if carries else "0",
+        )
         return names, [*before, *packed, *loose]
 
 
