@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -41,6 +41,7 @@ CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script c
 CALL_BYTES_MAX: Final = 1024 * 1024
 TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
 CALLS_IN_FLIGHT: Final = 2  # of one kind: the next one is packed while Redis works on the first
+CREATED_WITHIN_S: Final = 0.05  # an answer of Redis takes 1 ms; a read instead of it as long
 UNKNOWN_MAX: Final = 1_000  # pipelines and steps that are complained about, once each
 BROKEN_MAX: Final = 1_000  # tasks that are complained about, once each
 DECISIONS_MAX: Final = 5  # of one fact, before the caller is told that the task is contended
@@ -189,6 +190,7 @@ class Committer:
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
         }
+        self._creating: dict[str, asyncio.Future[list[Answer]]] = {}  # by task
         self._unknown: set[str] = set()  # pipelines and steps that were complained about
         self._broken: set[str] = set()  # tasks that were complained about
         self.new_op_id = OperationIds().next
@@ -206,7 +208,22 @@ class Committer:
         Raises:
             StoreUnavailable: The outcome of all of them is unknown.
         """
-        return await self._send("submit", transitions)
+        call = self._put("submit", transitions)
+        task_ids = [transition.task_id for transition in transitions]
+        self._creating |= dict.fromkeys(task_ids, call.done)
+        try:
+            return await call.done
+        finally:
+            for task_id in task_ids:
+                if self._creating.get(task_id) is call.done:
+                    del self._creating[task_id]
+            del call  # an error has this frame, and the call has the error: that would keep them
+
+    async def created(self, task_ids: Iterable[str]) -> None:
+        """Wait until the creations of these tasks are through, if any; a moment at most."""
+        creating = {self._creating[one] for one in task_ids if one in self._creating}
+        if creating:
+            await asyncio.wait(creating, timeout=CREATED_WITHIN_S)
 
     async def apply(self, proposals: Sequence[Proposal]) -> list[Outcome]:
         """Decide and commit proposals; one outcome each, in order.
@@ -274,12 +291,16 @@ class Committer:
             )
 
     async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Answer]:
-        call = _Call(transitions)
-        self._lanes[kind].put(call)
+        call = self._put(kind, transitions)
         try:
             return await call.done
         finally:
-            del call  # an error has this frame, and the call has the error: that would keep them
+            del call  # as in `create`
+
+    def _put(self, kind: CommitKind, transitions: Sequence[Transition]) -> _Call:
+        call = _Call(transitions)
+        self._lanes[kind].put(call)
+        return call
 
     async def _run_lane(self, lane: _Lane) -> None:
         while True:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -34,9 +34,13 @@ __all__ = ["Feeder"]
 READ_MAX: Final = 256  # entries of one read: a lease commit carries no more
 WAIT_S: Final = 2.0  # longest block of one read; below the store's socket timeout
 SURPLUS_S: Final = 1.0  # how long an entry without room is held (design 5)
+# Turns of the loop before the next read: what was handed out is then on its way to Redis.
+TURNS_FIRST: Final = 4
 NOT_ALONE: Final = "no worker could be kept free for it"
 NO_ROOM: Final = "no worker had room"
 PAUSED: Final = "its queue is paused"
+
+_Known: TypeAlias = tuple[TaskRecord | None, dict[str, bytes]] | None
 
 
 class Feeder:
@@ -62,6 +66,7 @@ class Feeder:
     ) -> None:
         self._store = store
         self._sessions = sessions
+        self._committer = committer
         self._fresh = fresh
         self._seen = seen
         self._look = sessions.bell()  # there may be room for what is ready; the first to hear of it
@@ -125,6 +130,8 @@ class Feeder:
             if entries:
                 self.in_hand.update(entries)
                 await self._take_in(entries, group)
+                for _ in range(TURNS_FIRST):
+                    await asyncio.sleep(0)
 
     def _free(self) -> dict[str, int]:
         """Free slots by lane: what is ready has had its chance, and found none of them."""
@@ -183,10 +190,10 @@ class Feeder:
 
         One whose task is unreadable is left to recovery, which leaves it as it is.
         """
-        found: dict[Entry, tuple[TaskRecord | None, dict[str, bytes]] | None] = {
-            entry: self._fresh.take(entry) for entry in entries
-        }
+        found: dict[Entry, _Known] = {entry: self._fresh.take(entry) for entry in entries}
         unknown = [entry for entry in entries if found[entry] is None]
+        if unknown:
+            unknown = await self._still_unknown(unknown, found)
         if unknown:
             read = await read_around(self._store.load, [entry.task_id for entry in unknown])
             found.update((entry, read.get(entry.task_id)) for entry in unknown)
@@ -205,6 +212,12 @@ class Feeder:
                 obsolete.append(entry)
         await self._leasing.discard(obsolete)
         return loads
+
+    async def _still_unknown(self, entries: list[Entry], found: dict[Entry, _Known]) -> list[Entry]:
+        """Look again once creations are through: an entry may be read before its creation is."""
+        await self._committer.created(entry.task_id for entry in entries)
+        found.update((entry, self._fresh.take(entry)) for entry in entries)
+        return [entry for entry in entries if found[entry] is None]
 
     # --- handing out -----------------------------------------------------------------------------
 
