@@ -13,9 +13,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from stepstream import _telemetry as names
 
-__all__ = ["attach", "context_of", "current_carrier", "producer_span"]
+__all__ = ["attach", "context_of", "current_carrier", "is_used", "producer_span"]
 
 _PROPAGATORS = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
+
+
+def is_used() -> bool:
+    """Whether the program has set a tracer provider, or is within a trace that came to it."""
+    provider = trace.get_tracer_provider()
+    return not isinstance(provider, trace.ProxyTracerProvider) or bool(otel_context.get_current())
 
 
 def current_carrier() -> dict[str, str]:

@@ -67,12 +67,17 @@ def producing_batch(pipelines: Sequence[str]) -> AbstractContextManager[Producin
 
 
 def _is_traced() -> bool:
-    return "opentelemetry.trace" in sys.modules
+    """Whether there is anything to trace; other libraries too import the API, and trace nothing."""
+    if "opentelemetry.trace" not in sys.modules:
+        return False
+    from stepstream import _otel  # noqa: PLC0415 - only where the program has it anyway
+
+    return _otel.is_used()
 
 
 @contextmanager
 def _traced(pipelines: Sequence[str]) -> Iterator[Producing]:
-    from stepstream import _otel  # noqa: PLC0415 - only where the program has it anyway
+    from stepstream import _otel  # noqa: PLC0415 - as above
 
     about = sorted(set(pipelines))
     name = about[0] if len(about) == 1 else "batch"

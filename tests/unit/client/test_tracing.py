@@ -99,6 +99,12 @@ def test_outside_of_a_trace_nothing_goes_along():
         assert one.metadata == ()
 
 
+def test_nothing_is_made_where_the_api_is_imported_and_nobody_traces():
+    assert producing("a") is producing("b")
+    with traced():
+        assert producing("a") is not producing("b")
+
+
 def test_nobody_who_does_not_trace_imports_opentelemetry():
     code = """
 import sys
