@@ -80,7 +80,10 @@ def item_error(error: errors.StepstreamError) -> ItemError:
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handler of every method, in the form that it was written in."""
+    """Wraps the handler of every method, in the form that it was written in, at its first call."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method
 
     async def intercept_service(
         self,
@@ -90,13 +93,16 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the method's handler with its errors translated."""
+        method = str(handler_call_details.method)
+        if (known := self._wrapped.get(method)) is not None:
+            return known
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED by itself
         shape = _shape(handler)
-        method = str(handler_call_details.method)
         translated = _wrapped(getattr(handler, shape), method)
         wrapped: grpc.RpcMethodHandler[Any, Any] = handler._replace(**{shape: translated})
+        self._wrapped[method] = wrapped
         return wrapped
 
 
