@@ -35,11 +35,12 @@ class Roster:
 
     async def save(self) -> None:
         """Write every worker that changed, and those that left."""
-        for session in self._present().values():
-            if self._is_news(session):
+        present, now = self._present(), asyncio.get_running_loop().time()
+        for session in present.values():
+            if self._is_news(session, now):
                 await self._write(session)
-        present = self._present()  # others may have come meanwhile
-        if left := [name for name in self._saved if name not in present]:
+        missed = self._saved.keys() - present.keys()
+        if left := list(missed - self._present().keys()) if missed else []:  # others may have come
             await self._store.mark_left(left)
         for name in left:
             self._saved.pop(name, None)  # one that came back meanwhile is written again
@@ -61,22 +62,23 @@ class Roster:
         name = session.hello.worker_name
         writing = self._writing.setdefault(name, asyncio.Lock())
         async with writing:
-            if not self._is_news(session):
+            now = asyncio.get_running_loop().time()
+            if not self._is_news(session, now):
                 return
             # Before it is written, so that who finds it gone meanwhile has it written again.
-            self._saved[name] = (_changing(session), asyncio.get_running_loop().time())
+            self._saved[name] = (_changing(session), now)
             try:
                 await self._store.save_worker(name, self._describe(session))
             except BaseException:
                 self._saved.pop(name, None)
                 raise
 
-    def _is_news(self, session: Session) -> bool:
+    def _is_news(self, session: Session, now: float) -> bool:
         """Whether a worker is not written as it is now, or was long ago."""
         known = self._saved.get(session.hello.worker_name)
         if known is None or known[0] != _changing(session):
             return True
-        return asyncio.get_running_loop().time() - known[1] >= SAVE_EVERY_S
+        return now - known[1] >= SAVE_EVERY_S
 
     async def save_all(self) -> None:
         """Write every worker, to a store that may know none of them."""

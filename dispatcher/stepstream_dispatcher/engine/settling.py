@@ -92,12 +92,17 @@ class Settling:
         While too much is being recorded, a worker is read only if none of that is its own: one that
         sends faster than results are recorded waits, and every other one has its turn.
         """
+        if self._has_room_for(session):
+            return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
-                while session.reports and not self._has_room.is_set():
+                while not self._has_room_for(session):
                     await self._has_room.wait()
                 return True
         return False
+
+    def _has_room_for(self, session: Session) -> bool:
+        return not session.reports or self._has_room.is_set()
 
     def _hold(self, size: int) -> None:
         self._bytes += size
