@@ -109,10 +109,11 @@ async def test_who_listens_at_a_replica_hears_every_event(primary, tmp_path, sta
             assert await heard(listener, 4) == [("t1", 1), ("t1", 2), ("t1", 3), ("t1", 4)]
 
 
-async def test_who_may_not_ask_takes_it_that_somebody_listens(primary, stack):
+@pytest.mark.parametrize("allowed", [(), ("+pubsub|numsub",)])
+async def test_who_may_not_ask_takes_it_that_somebody_listens(primary, stack, allowed):
     admin = await stack.enter_async_context(Redis.from_url(primary.url))
     await admin.execute_command(
-        *("ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all", "-pubsub")
+        *("ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all", "-pubsub", *allowed)
     )
     store = RedisStore(f"redis://worker:secret@127.0.0.1:{primary.tcp_port}", dispatcher_id="d1")
     await store.open()

@@ -101,7 +101,7 @@ BUGS: Final = (
                             self._keys.record(one.task_id),
                             self._keys.stream(one.enqueue),
                             one.task_id,
-                            field_text(one.fields.get("step", one.event.step)),
+                            one.fields.get("step", one.event.step),
                         )
                     )
                     answers[at] = [b"APPLIED", entry]
@@ -164,11 +164,17 @@ BUGS: Final = (
         breaks="a result is known again by the operation id of its report, not by its step",
         edits=(
             Edit(where="commit.lua", old="settling ~= '' and settled_by == lease or ", new=""),
+            Edit(where="commit.lua", old="  if settling == '' then", new="  if true then"),
             Edit(
-                where="commit.lua",
-                old="  elseif settling ~= '' then\n"
-                "    fields[size + 1], fields[size + 2] = settling, lease\n",
+                where="stepstream_dispatcher.store.redis_commit",
+                old="    if transition.settles:\n"
+                '        parts += f"settled:{transition.settles}", transition.lease\n',
                 new="",
+            ),
+            Edit(
+                where="stepstream_dispatcher.store.redis_commit",
+                old="if not (transition.settles or transition.touch):",
+                new="if not transition.touch:",
             ),
         ),
         tests=(

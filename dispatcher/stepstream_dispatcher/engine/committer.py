@@ -12,6 +12,7 @@ have to hear so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -190,7 +191,8 @@ class Committer:
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
         }
-        self._creating: dict[str, asyncio.Future[list[Answer]]] = {}  # by task
+        self._creating: set[str] = set()  # tasks whose creation is not answered
+        self._answered = asyncio.Event()  # set by the next answer; then there is another one
         self._unknown: set[str] = set()  # pipelines and steps that were complained about
         self._broken: set[str] = set()  # tasks that were complained about
         self.new_op_id = OperationIds().next
@@ -208,22 +210,18 @@ class Committer:
         Raises:
             StoreUnavailable: The outcome of all of them is unknown.
         """
-        call = self._put("submit", transitions)
-        task_ids = [transition.task_id for transition in transitions]
-        self._creating |= dict.fromkeys(task_ids, call.done)
-        try:
-            return await call.done
-        finally:
-            for task_id in task_ids:
-                if self._creating.get(task_id) is call.done:
-                    del self._creating[task_id]
-            del call  # an error has this frame, and the call has the error: that would keep them
+        self._creating.update(transition.task_id for transition in transitions)
+        return await self._send("submit", transitions)
 
     async def created(self, task_ids: Iterable[str]) -> None:
         """Wait until the creations of these tasks are through, if any; a moment at most."""
-        creating = {self._creating[one] for one in task_ids if one in self._creating}
-        if creating:
-            await asyncio.wait(creating, timeout=CREATED_WITHIN_S)
+        creating = self._creating.intersection(task_ids)
+        if not creating:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CREATED_WITHIN_S):
+                while not creating.isdisjoint(self._creating):
+                    await self._answered.wait()
 
     async def apply(self, proposals: Sequence[Proposal]) -> list[Outcome]:
         """Decide and commit proposals; one outcome each, in order.
@@ -291,16 +289,12 @@ class Committer:
             )
 
     async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Answer]:
-        call = self._put(kind, transitions)
+        call = _Call(transitions)
+        self._lanes[kind].put(call)
         try:
             return await call.done
         finally:
-            del call  # as in `create`
-
-    def _put(self, kind: CommitKind, transitions: Sequence[Transition]) -> _Call:
-        call = _Call(transitions)
-        self._lanes[kind].put(call)
-        return call
+            del call  # an error has this frame, and the call has the error: that would keep them
 
     async def _run_lane(self, lane: _Lane) -> None:
         while True:
@@ -320,6 +314,13 @@ class Committer:
                 error = unavailable
             finally:
                 self._hand_back(taken, results, error)
+                if lane.kind == "submit":
+                    self._is_created(call.transitions[at].task_id for call, at in taken)
+
+    def _is_created(self, task_ids: Iterable[str]) -> None:
+        self._creating.difference_update(task_ids)
+        answered, self._answered = self._answered, asyncio.Event()
+        answered.set()
 
     async def _carry_out(self, batch: list[Transition], lane: _Lane) -> list[Result]:
         return await self._store.commit(batch, kind=lane.kind, live_max=self._live_max)

@@ -256,9 +256,9 @@ class Desk:
         check_task_id(task_id)
         if after < 0:
             raise InvalidTask("after must not be negative", field="after")
+        await self.get(task_id)
         events = await self._store.history(task_id, after=after)
         if not events:
-            await self.get(task_id)
             return []
         first = events[0].sequence
         gap = [GapFrame(after + 1, first)] if first > after + 1 else []

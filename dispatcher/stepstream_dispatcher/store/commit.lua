@@ -11,8 +11,8 @@
 --        what does not apply is empty; then bytes, which the unpacker does not take: of each
 --        transition, from where it says, the event as published, the event as kept, and the values
 --        of `names`.
--- Reply  Redis TIME in s and the us within it; whether anybody listens to the channel here (1 or 0);
---        then for each transition a word: APPLIED, DUPLICATE,
+-- Reply  Redis TIME in s and the us within it; whether anybody listens to the channel here (1 or 0),
+--        and nothing more, with nothing done, if so and the events are not carried; then for each transition a word: APPLIED, DUPLICATE,
 --        STALE_LEASE, NOT_FOUND or FULL, or a pair {APPLIED, id of the added entry},
 --        {VERSION_CONFLICT or DUPLICATE, record} or {ERROR, message}.
 -- Effect guards first, then this order, so that a prefix is harmless: lane, data, record, the rest.
@@ -34,7 +34,8 @@ end
 
 local function is_heard()
   local names, patterns = redis.pcall('PUBSUB', 'NUMSUB', channel), redis.pcall('PUBSUB', 'NUMPAT')
-  return names.err or names[2] > 0 or patterns > 0 -- who may not ask takes it for granted
+  -- Who may not ask takes it for granted.
+  return names.err or type(patterns) ~= 'number' or names[2] > 0 or patterns > 0
 end
 
 local function is_kept(ops, op_id)
@@ -140,6 +141,7 @@ end
 
 local time = call('TIME')
 local reply = { time[1], time[2], is_heard() and 1 or 0 }
+if reply[3] == 1 and not published then return reply end
 for i = 1, tonumber(ARGV[4]) do
   local done, answer = pcall(apply, 4 * i + 2, ARGV[i + 5])
   reply[i + 3] = done and answer or { 'ERROR', type(answer) == 'table' and answer.err or answer }

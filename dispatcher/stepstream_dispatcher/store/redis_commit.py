@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from redis import exceptions as redis_errors
 
-from stepstream.errors import InternalError, StoreUnavailable
+from stepstream.errors import InternalError
 from stepstream_dispatcher.core.record import EventType, Transition
 from stepstream_dispatcher.store.codec import (
     WAITING_STATES,
@@ -20,7 +19,7 @@ from stepstream_dispatcher.store.codec import (
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import MINUTE_MS, CommitFailed, CommitKind, Result, Verdict
 from stepstream_dispatcher.store.redis_errors import Remedy, remedy_of
-from stepstream_dispatcher.store.redis_link import LOST, Link, StoreClock
+from stepstream_dispatcher.store.redis_link import Link, StoreClock
 from stepstream_dispatcher.store.redis_scripts import SETTLE, SUBMIT
 
 __all__ = ["TRANSITIONS_MAX", "RedisCommits"]
@@ -67,9 +66,9 @@ class RedisCommits:
 
     Theory of operation. A tenth of the time of a step goes into events that are published, and
     mostly nobody listens. Each call says whether anybody does, and the next one carries the events
-    if so. Those of a call that did not, and was heard of all the same, are published after it and
-    before their commits are answered, so that the events of a task stay in order. What listens
-    elsewhere, at a replica or another node of a cluster, cannot be asked: then all are carried.
+    if so. A call that does not, and is heard, is refused whole and made again with them: so each
+    event is published with its change or not at all. What listens elsewhere, at a replica or
+    another node of a cluster, cannot be asked: then all are carried.
 
     Args:
         link: Connections that commits alone use.
@@ -122,6 +121,12 @@ class RedisCommits:
         self, transitions: Sequence[Transition], *, kind: CommitKind, live_max: int
     ) -> list[Any]:
         carries = self._is_heard or self.is_mirrored
+        answers = await self._call(transitions, kind, live_max, carries=carries)
+        return answers or await self._call(transitions, kind, live_max, carries=True)
+
+    async def _call(
+        self, transitions: Sequence[Transition], kind: CommitKind, live_max: int, *, carries: bool
+    ) -> list[Any]:
         keys, arguments = self._packed(transitions, live_max, carries=carries)
         script = SUBMIT if kind == "submit" else SETTLE
         sent_mono = self._clock.read()
@@ -129,20 +134,7 @@ class RedisCommits:
         seconds, microseconds, heard, *answers = await script.run(self._link, keys, arguments)
         self._clock.observe(seconds, microseconds, sent_mono=sent_mono)
         self._is_heard = bool(heard)
-        if heard and not carries:
-            await self._publish(transitions, answers)
         return answers
-
-    async def _publish(self, transitions: Sequence[Transition], answers: Sequence[Any]) -> None:
-        """Publish what was applied. Best effort, as all that is published."""
-        channel = self._keys.events
-        applied = [
-            ("PUBLISH", channel, self._published(transition))
-            for transition, answer in zip(transitions, answers, strict=True)
-            if answer == b"APPLIED" or answer[0] == b"APPLIED"
-        ]
-        with contextlib.suppress(StoreUnavailable, *LOST, redis_errors.RedisError):
-            await self._link.ask(*applied)
 
     def _published(self, transition: Transition) -> bytes:
         return encode_published(self._dispatcher_id, transition.task_id, transition.event)

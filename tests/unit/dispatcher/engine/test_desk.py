@@ -18,7 +18,7 @@ from stepstream.errors import (
 )
 from stepstream_dispatcher.core.admission import Submission
 from stepstream_dispatcher.core.facts import Completed, Failed, Reviewed
-from stepstream_dispatcher.core.record import Stage
+from stepstream_dispatcher.core.record import Event, Stage
 from stepstream_dispatcher.engine.desk import BATCH_MAX, Accepted, Selection
 from stepstream_dispatcher.engine.sessions import Session
 from tests.support.engine import Dispatcher, with_dispatcher
@@ -249,6 +249,21 @@ async def test_filter_that_nothing_can_match_is_refused(
         await dispatcher.engine.desk.list(selection)
 
     assert caught.value.field == field
+
+
+@serving
+async def test_a_task_that_has_expired_is_not_found_by_what_it_left(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+):
+    left = await dispatcher.history(await dispatcher.submit())
+
+    async def history(_task_id: str, *, after: int) -> list[Event]:
+        return left  # in Redis, until it is trimmed
+
+    monkeypatch.setattr(dispatcher.store, "history", history)
+
+    with pytest.raises(TaskNotFound):
+        await dispatcher.engine.desk.history("0" * 32, after=0)
 
 
 # --- cancel --------------------------------------------------------------------------------------
