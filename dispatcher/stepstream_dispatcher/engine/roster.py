@@ -6,7 +6,7 @@ import asyncio
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
-from stepstream_dispatcher.engine.sessions import Session, Sessions
+from stepstream_dispatcher.engine.sessions import Hello, Session, Sessions
 from stepstream_dispatcher.store.port import Store
 
 __all__ = ["Roster"]
@@ -14,7 +14,7 @@ __all__ = ["Roster"]
 LOOK_EVERY_S: Final = 0.25  # how old the count of held attempts may be
 SAVE_EVERY_S: Final = 60.0  # unchanged workers too, so that they do not expire
 
-_Changing: TypeAlias = tuple[str, int, int, bool]
+_Changing: TypeAlias = tuple[Hello, int, int, bool]
 
 
 class Roster:
@@ -101,6 +101,6 @@ class Roster:
 
 
 def _changing(session: Session) -> _Changing:
-    """What tells a worker from itself a moment ago; all else is its instance's for ever."""
+    """What tells a worker from itself a moment ago, and is quickly compared."""
     held = len(session.attempts) + len(session.settling)
-    return session.hello.instance_id, session.max_in_flight, held, session.draining
+    return session.hello, session.max_in_flight, held, session.draining
