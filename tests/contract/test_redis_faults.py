@@ -67,40 +67,6 @@ async def test_every_key_has_the_prefix(redis, redis_store):
     assert all(name.startswith(redis.prefix.encode()) for name in added)
 
 
-async def test_an_ended_task_expires_and_a_redriven_one_does_not(redis, redis_store):
-    names = redis.keys.of_task("t1")
-    await advance(redis_store, "t1", "create", "lease", "complete-next", "lease", "fail-dead")
-    ended_s = await redis.client.ttl(redis.keys.record("t1"))
-
-    await advance(redis_store, "t1", "redrive")
-    redriven = [await redis.client.ttl(name) for name in names]
-
-    assert 3500 < ended_s <= 3600
-    assert redriven == [-1, -1, -1, -1]
-
-
-async def test_nothing_of_an_expired_task_is_left_once_it_is_trimmed(redis, redis_store):
-    record = await advance(redis_store, "t1", "create", "lease")
-    dead = build("fail-dead", "t1", record, now_ms=redis_store.now_ms() - 5_000_000)
-    await redis_store.commit([dead], kind="settle")
-    await redis.expire("t1")
-    names = redis.keys.of_task("t1")
-    assert await redis.client.exists(*names) == 2  # history and input
-
-    assert await redis_store.trim(results_max=10, limit=10) == 1
-    assert await redis.client.exists(*names) == 0
-
-
-async def test_a_task_submitted_anew_has_nothing_of_its_expired_life(redis, redis_store):
-    await advance(redis_store, "t1", "create", "lease", "complete-next", "cancel")
-    await redis.expire("t1")
-
-    await advance(redis_store, "t1", "create")
-
-    assert await redis_store.data(["t1"]) == [{"input": bytes(range(256))}]
-    assert [event.sequence for event in await redis_store.history("t1", after=0)] == [1]
-
-
 async def test_another_input_of_a_dead_letter_takes_the_place_of_the_first(redis, redis_store):
     record = await advance(redis_store, "t1", "create", "lease", "fail-dead")
     another = msgspec.structs.replace(
@@ -506,19 +472,6 @@ async def test_a_store_that_is_not_open_commits_nothing(redis):
 
     with pytest.raises(StoreUnavailable):
         await submit(store, "t1")
-
-
-async def test_a_task_submitted_anew_after_it_expired_is_not_trimmed(redis, redis_store):
-    record = await advance(redis_store, "t1", "create")
-    cancelled = build("cancel", "t1", record, now_ms=redis_store.now_ms() - 5_000_000)
-    await redis_store.commit([cancelled], kind="settle")
-    await redis.expire("t1")
-    await submit(redis_store, "t1")
-
-    assert await redis_store.trim(results_max=0, limit=10) == 1
-    assert (await current(redis_store, "t1")).state == "pending"
-    assert (await redis_store.index(cursor="", count=5)).task_ids == ["t1"]
-    assert await redis_store.counts() == {"live": 1, "retries": 0, "pending": 1}
 
 
 async def test_two_thousand_calls_at_once_share_the_few_connections(redis_store):
