@@ -174,15 +174,6 @@ def test_the_wheels_server_allocates_with_mimalloc(tmp_path: Path):
         assert is_mapped(server.process.pid, "libmimalloc")
 
 
-@needs_linux
-def test_what_is_preloaded_already_still_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LD_PRELOAD", "/lib/other.so")
-
-    assert EmbeddedValkey(tmp_path).env == {
-        "LD_PRELOAD": f"{find_allocator(find_server())}:/lib/other.so"
-    }
-
-
 def test_a_server_of_the_systems_keeps_its_allocator(tmp_path: Path):
     assert find_allocator(tmp_path / "redis-server") is None
 

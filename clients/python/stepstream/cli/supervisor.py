@@ -20,7 +20,7 @@ from itertools import groupby
 
 from stepstream.cli.lifeline import end_with_parent
 
-__all__ = ["ChildSpec", "Supervisor", "print_line"]
+__all__ = ["ChildSpec", "Supervisor", "inherited", "print_line"]
 
 EXIT_REFUSED = 2  # what a process answers to settings that it cannot accept
 _BACKOFF_FIRST_S = 0.2
@@ -45,6 +45,11 @@ class ChildSpec:
     ready: Callable[[], bool] | None = None  # quick and not raising; None: ready when started
     stage: int = 0  # lower stages start earlier and stop later
     pass_fds: tuple[int, ...] = ()
+
+
+def inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child: this process's, with some of it set."""
+    return {**os.environ, **env}
 
 
 def print_line(name: str, line: str) -> None:
@@ -249,7 +254,7 @@ class _Child:
     async def _spawn(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self.spec.argv,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env},
+            env=inherited({"PYTHONUNBUFFERED": "1", **self.spec.env}),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

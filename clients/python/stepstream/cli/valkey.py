@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Self
 
 from stepstream.cli.lifeline import end_with_parent
-from stepstream.cli.supervisor import ChildSpec
+from stepstream.cli.supervisor import ChildSpec, inherited
 
 __all__ = ["EmbeddedValkey", "EmbeddedValkeyError", "find_allocator", "find_server"]
 
@@ -141,12 +141,9 @@ class EmbeddedValkey:
 
     @property
     def env(self) -> dict[str, str]:
-        """What its environment has besides ours."""
+        """What is set in its environment, beside ours."""
         allocator = find_allocator(self._binary)
-        if allocator is None:
-            return {}
-        preloaded = os.environ.get("LD_PRELOAD")
-        return {"LD_PRELOAD": f"{allocator}:{preloaded}" if preloaded else str(allocator)}
+        return {"LD_PRELOAD": str(allocator)} if allocator else {}
 
     @property
     def _binary(self) -> Path:
@@ -243,7 +240,7 @@ class EmbeddedValkey:
         assert self._lock_fd is not None
         self.process = subprocess.Popen(
             self.argv,
-            env={**os.environ, **self.env},
+            env=inherited(self.env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
