@@ -76,6 +76,7 @@ class FaultyStore(LocalStore):
     def __init__(self, shared: LocalDatabase, *, dispatcher_id: str) -> None:
         super().__init__(shared, dispatcher_id=dispatcher_id)
         self.commits: list[Sequence[Transition]] = []
+        self.loaded: list[str] = []  # tasks that were read whole
         self.troubles: deque[Trouble] = deque()  # of the commits to come
         self.broken: set[str] = set()  # tasks of which it can carry out no transition
         self.down = False
@@ -111,6 +112,12 @@ class FaultyStore(LocalStore):
             raise StoreUnavailable("it is down")
         if self.busy:
             raise StoreBusy("no connection became free")
+
+    async def load(
+        self, task_ids: Sequence[str]
+    ) -> list[tuple[TaskRecord | None, dict[str, bytes]]]:
+        self.loaded.extend(task_ids)
+        return await super().load(task_ids)
 
     async def records(self, task_ids: Sequence[str]) -> list[TaskRecord | None]:
         self._check()

@@ -45,7 +45,7 @@ class Healer:
             learn=self._learn,
             retain_s=3600,
             live_max=0,
-            applied=lambda _transition, _entry: None,
+            applied=lambda _transition, _entry, _source: None,
             rng=random.Random(1),
             moved=lambda _record, _transition: None,
         )

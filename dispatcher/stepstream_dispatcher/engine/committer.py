@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -36,13 +36,13 @@ from stepstream_dispatcher.store.port import (
     Verdict,
 )
 
-__all__ = ["Answer", "Committer", "Outcome", "Proposal", "broken"]
+__all__ = ["Answer", "Committer", "Outcome", "Proposal", "Source", "broken"]
 
 CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script call holds Redis
 CALL_BYTES_MAX: Final = 1024 * 1024
 TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
 CALLS_IN_FLIGHT: Final = 2  # of one kind: the next one is packed while Redis works on the first
-CREATED_WITHIN_S: Final = 0.05  # an answer of Redis takes 1 ms; a read instead of it as long
+ADDED_WITHIN_S: Final = 0.05  # an answer of Redis takes 1 ms; a read instead of it as long
 UNKNOWN_MAX: Final = 1_000  # pipelines and steps that are complained about, once each
 BROKEN_MAX: Final = 1_000  # tasks that are complained about, once each
 DECISIONS_MAX: Final = 5  # of one fact, before the caller is told that the task is contended
@@ -60,6 +60,17 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     record: TaskRecord
     fact: Fact
+    data: dict[str, bytes] | None = None  # all fields of task:data, where they are at hand too
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What a transition was decided from."""
+
+    record: TaskRecord | None  # None: the task is created
+    data: dict[str, bytes] | None  # its data as of then; None: not at hand
+
+
+_NOTHING: Final = Source(None, {})  # of a creation
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,10 +104,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class _Call:
     """Transitions of one caller, and the future that waits for all their results."""
 
-    __slots__ = ("done", "missing", "results", "transitions")
+    __slots__ = ("done", "missing", "results", "sources", "transitions")
 
-    def __init__(self, transitions: Sequence[Transition]) -> None:
+    def __init__(self, transitions: Sequence[Transition], sources: Sequence[Source]) -> None:
         self.transitions = transitions
+        self.sources = sources
         self.results: list[Answer | None] = [None] * len(transitions)
         self.missing = len(transitions)
         self.done: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
@@ -161,7 +173,8 @@ class Committer:
         retain_s: How long an ended task is kept.
         live_max: Live tasks beyond which a creation is FULL.
         applied: Called with each transition that was applied, by this call or by one whose answer
-            was lost, and the id of the entry that it added, before its caller hears of it.
+            was lost, the id of the entry that it added, and what it was decided from, before its
+            caller hears of it.
         rng: Source of jitter.
         moved: Called with each transition of `apply` that was applied, and the record that it was
             decided from.
@@ -175,7 +188,7 @@ class Committer:
         learn: Callable[[], Awaitable[None]],
         retain_s: int,
         live_max: int,
-        applied: Callable[[Transition, str], None],
+        applied: Callable[[Transition, str, Source], None],
         rng: random.Random,
         moved: Callable[[TaskRecord, Transition], None],
     ) -> None:
@@ -191,7 +204,7 @@ class Committer:
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
         }
-        self._creating: set[str] = set()  # tasks whose creation is not answered
+        self._adding: set[str] = set()  # tasks that are being put on a lane, without answer yet
         self._answered = asyncio.Event()  # set by the next answer; then there is another one
         self._unknown: set[str] = set()  # pipelines and steps that were complained about
         self._broken: set[str] = set()  # tasks that were complained about
@@ -210,17 +223,16 @@ class Committer:
         Raises:
             StoreUnavailable: The outcome of all of them is unknown.
         """
-        self._creating.update(transition.task_id for transition in transitions)
-        return await self._send("submit", transitions)
+        return await self._send("submit", transitions, [_NOTHING] * len(transitions))
 
-    async def created(self, task_ids: Iterable[str]) -> None:
-        """Wait until the creations of these tasks are through, if any; a moment at most."""
-        creating = self._creating.intersection(task_ids)
-        if not creating:
+    async def added(self, task_ids: Iterable[str]) -> None:
+        """Wait until what puts these tasks on a lane is through, if anything; a moment at most."""
+        adding = self._adding.intersection(task_ids)
+        if not adding:
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CREATED_WITHIN_S):
-                while not creating.isdisjoint(self._creating):
+            async with asyncio.timeout(ADDED_WITHIN_S):
+                while not adding.isdisjoint(self._adding):
                     await self._answered.wait()
 
     async def apply(self, proposals: Sequence[Proposal]) -> list[Outcome]:
@@ -248,7 +260,8 @@ class Committer:
                     sent.append(index)
             if not sent:
                 break
-            results = await self._send("settle", transitions)
+            sources = [Source(records[index], proposals[index].data) for index in sent]
+            results = await self._send("settle", transitions, sources)
             open_ones = []
             for index, transition, result in zip(sent, transitions, results, strict=True):
                 outcome = outcomes[index] = _outcome(records[index], transition, result)
@@ -288,8 +301,11 @@ class Committer:
                 task=task_id,
             )
 
-    async def _send(self, kind: CommitKind, transitions: Sequence[Transition]) -> list[Answer]:
-        call = _Call(transitions)
+    async def _send(
+        self, kind: CommitKind, transitions: Sequence[Transition], sources: Sequence[Source]
+    ) -> list[Answer]:
+        call = _Call(transitions, sources)
+        self._adding.update(_queued(transitions))
         self._lanes[kind].put(call)
         try:
             return await call.done
@@ -314,11 +330,10 @@ class Committer:
                 error = unavailable
             finally:
                 self._hand_back(taken, results, error)
-                if lane.kind == "submit":
-                    self._is_created(call.transitions[at].task_id for call, at in taken)
+                self._is_answered(call.transitions[at] for call, at in taken)
 
-    def _is_created(self, task_ids: Iterable[str]) -> None:
-        self._creating.difference_update(task_ids)
+    def _is_answered(self, transitions: Iterable[Transition]) -> None:
+        self._adding.difference_update(_queued(transitions))
         answered, self._answered = self._answered, asyncio.Event()
         answered.set()
 
@@ -352,7 +367,7 @@ class Committer:
                 call.fail(error)
                 continue
             if isinstance(result, Result) and result.verdict in _APPLIED:
-                self._applied(call.transitions[index], result.entry)
+                self._applied(call.transitions[index], result.entry, call.sources[index])
             call.settle(index, result)
 
 
@@ -367,3 +382,8 @@ def _outcome(record: TaskRecord, transition: Transition, result: Answer) -> Outc
     return Outcome(
         verdict=result.verdict, known=result.record, before=record, transition=transition
     )
+
+
+def _queued(transitions: Iterable[Transition]) -> Iterator[str]:
+    """The tasks among them that are put on a lane."""
+    return (one.task_id for one in transitions if one.enqueue is not None)

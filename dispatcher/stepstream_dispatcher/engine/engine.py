@@ -14,7 +14,7 @@ from stepstream_dispatcher.core.admission import Limits
 from stepstream_dispatcher.core.pipeline import Catalog, Pipeline, decode, encode
 from stepstream_dispatcher.core.record import TaskRecord, Transition
 from stepstream_dispatcher.engine.checkup import Checkup
-from stepstream_dispatcher.engine.committer import Committer
+from stepstream_dispatcher.engine.committer import Committer, Source
 from stepstream_dispatcher.engine.desk import Desk
 from stepstream_dispatcher.engine.fallback import Fallback
 from stepstream_dispatcher.engine.feeder import Feeder
@@ -371,9 +371,8 @@ class Engine:
     def _reaches(self, task_id: str) -> bool:
         return self._switch is None or self._switch.reaches(task_id)
 
-    def _applied(self, transition: Transition, entry_id: str) -> None:
-        if not transition.expected_version:
-            self.fresh.created(transition, entry_id)
+    def _applied(self, transition: Transition, entry_id: str, source: Source) -> None:
+        self.fresh.queued(source, transition, entry_id)
         self.watch.applied(transition)
         if transition.due_ms is not None:
             self.timers.set(transition.due_ms)

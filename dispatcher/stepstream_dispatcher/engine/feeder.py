@@ -47,7 +47,7 @@ class Feeder:
     """The one reader of all lanes.
 
     Args:
-        fresh: Tasks that were created here a moment ago.
+        fresh: Tasks that were queued here a moment ago.
         dispatcher_id: Owner of the leases.
         limit_ms_of: Limit of one attempt of a record.
         seen: Told of the data of each task that is read here.
@@ -214,8 +214,8 @@ class Feeder:
         return loads
 
     async def _still_unknown(self, entries: list[Entry], found: dict[Entry, _Known]) -> list[Entry]:
-        """Look again once creations are through: an entry may be read before its creation is."""
-        await self._committer.created(entry.task_id for entry in entries)
+        """Look again once commits are through: an entry may be read before what added it is."""
+        await self._committer.added(entry.task_id for entry in entries)
         found.update((entry, self._fresh.take(entry)) for entry in entries)
         return [entry for entry in entries if found[entry] is None]
 

@@ -12,6 +12,7 @@ from stepstream_dispatcher.core.facts import Leased, Released, Requeued
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord, assignment_id
 from stepstream_dispatcher.engine.committer import Committer, Outcome, Proposal
+from stepstream_dispatcher.engine.fresh import is_small
 from stepstream_dispatcher.engine.identity import new_tokens
 from stepstream_dispatcher.engine.sessions import Attempt, Handout, Session, Sessions
 from stepstream_dispatcher.store.port import Entry, Store
@@ -118,6 +119,7 @@ class Leasing:
                 record=load.record,
                 timeout_at=float("inf"),
                 batch=0,
+                data=load.data if is_small(load.data) else None,
             )
             attempts[token] = session.attempts[token] = attempt
         self._gone([load.entry for load, _ in taken])

@@ -67,6 +67,7 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
     leased_at: float = 0.0  # monotonic
     progress: float = 0.0  # as its worker last said, 0 to 1
     note: str = ""  # words beside the progress
+    data: dict[str, bytes] | None = None  # fields of task:data as of its lease, where remembered
 
 
 class Handout(msgspec.Struct, frozen=True, kw_only=True):

@@ -164,7 +164,10 @@ class Settling:
         found = [await self._record_of(session, settlement) for settlement in settlements]
         proposals = [
             Proposal(
-                task_id=_task_of(settlement), record=record, fact=_fact_of(session, settlement)
+                task_id=_task_of(settlement),
+                record=record,
+                fact=_fact_of(session, settlement),
+                data=_data_of(session, settlement),
             )
             for settlement, record in zip(settlements, found, strict=True)
             if isinstance(record, TaskRecord)
@@ -259,6 +262,11 @@ def _fact_of(session: Session, settlement: Settlement) -> Fact:
     if isinstance(fact, Released) and not session.left:
         return msgspec.structs.replace(fact, needless=True)
     return fact
+
+
+def _data_of(session: Session, settlement: Settlement) -> dict[str, bytes] | None:
+    attempt = session.settling.get(settlement.lease_token)
+    return attempt.data if attempt is not None else None
 
 
 def _progress_of(attempt: Attempt, held: Held, progress: float) -> Proposal:

@@ -1,12 +1,19 @@
 """Tasks that are handed out without being read."""
 
+import msgspec
+import pytest
+
 from stepstream_dispatcher.core.admission import Submission, creation
-from stepstream_dispatcher.core.record import Transition
+from stepstream_dispatcher.core.facts import Completed, Fact, Released
+from stepstream_dispatcher.core.record import TaskRecord, Transition
+from stepstream_dispatcher.engine.committer import Source
 from stepstream_dispatcher.engine.fresh import DATA_BYTES_MAX, KEPT_MS, TASKS_MAX, Fresh
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.store.port import Entry
+from tests.support.engine import Dispatcher, with_dispatcher
 
 (TRANSLATION,) = read_pipelines()
+NEW = Source(None, {})
 
 
 def created(
@@ -20,9 +27,17 @@ def entry_of(task_id: str) -> Entry:
     return Entry("default", f"1-{task_id}", task_id, "translate")
 
 
+def taken(transition: Transition) -> tuple[TaskRecord, dict[str, bytes]]:
+    fresh = Fresh()
+    fresh.queued(NEW, transition, f"1-{transition.task_id}")
+    known = fresh.take(entry_of(transition.task_id))
+    assert known is not None
+    return known
+
+
 def test_creation_is_taken_once_with_the_id_of_its_entry():
     fresh = Fresh()
-    fresh.created(created("a"), "1-a")
+    fresh.queued(NEW, created("a"), "1-a")
 
     record, data = fresh.take(entry_of("a")) or (None, {})
 
@@ -35,18 +50,27 @@ def test_creation_is_taken_once_with_the_id_of_its_entry():
 def test_delayed_and_large_tasks_are_not_remembered():
     fresh = Fresh()
 
-    fresh.created(created("later", delay_ms=1), "")
-    fresh.created(created("large", payload=b"x" * (DATA_BYTES_MAX + 1)), "1-large")
+    fresh.queued(NEW, created("later", delay_ms=1), "")
+    fresh.queued(NEW, created("large", payload=b"x" * (DATA_BYTES_MAX + 1)), "1-large")
 
     assert fresh.take(entry_of("later")) is None
     assert fresh.take(entry_of("large")) is None
+
+
+def test_task_whose_data_is_not_at_hand_is_not_remembered():
+    fresh = Fresh()
+    record, _ = taken(created("a"))
+
+    fresh.queued(Source(record, None), created("a"), "1-a")
+
+    assert fresh.take(entry_of("a")) is None
 
 
 def test_those_that_wait_are_remembered_while_there_is_no_room_for_new_ones():
     fresh = Fresh()
 
     for number in range(TASKS_MAX + 1):
-        fresh.created(created(str(number)), f"1-{number}")
+        fresh.queued(NEW, created(str(number)), f"1-{number}")
 
     assert fresh.take(entry_of("0")) is not None
     assert fresh.take(entry_of(str(TASKS_MAX))) is None
@@ -55,10 +79,53 @@ def test_those_that_wait_are_remembered_while_there_is_no_room_for_new_ones():
 def test_those_whose_entry_is_never_taken_are_forgotten_after_a_while():
     fresh = Fresh()
 
-    fresh.created(created("read elsewhere"), "1-read elsewhere")
-    fresh.created(created("waits", now_ms=1001), "1-waits")
-    fresh.created(created("latest", now_ms=1001 + KEPT_MS), "1-latest")
+    fresh.queued(NEW, created("read elsewhere"), "1-read elsewhere")
+    fresh.queued(NEW, created("waits", now_ms=1001), "1-waits")
+    fresh.queued(NEW, created("latest", now_ms=1001 + KEPT_MS), "1-latest")
 
     assert fresh.take(entry_of("read elsewhere")) is None
     assert fresh.take(entry_of("waits")) is not None
     assert fresh.take(entry_of("latest")) is not None
+
+
+serving = with_dispatcher("committer", "feeder", "settling")
+ENDS: dict[str, Fact] = {
+    "completed": Completed(token="", outcome="completed", output=b"output"),
+    "released": Released(token="", reason="drain", reported=True),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@serving
+async def test_task_that_is_queued_again_here_is_handed_out_as_it_is_without_a_read(
+    dispatcher: Dispatcher, end: str
+):
+    session = await dispatcher.connect(slots=1)
+    task_id = await dispatcher.submit(b"text", labels={"team": "a"})
+    (first,) = await dispatcher.handed_out(session)
+
+    fact = msgspec.structs.replace(ENDS[end], token=first.attempt.record.lease)
+    assert await dispatcher.report(session, first, fact) == "ACCEPTED"
+    (second,) = await dispatcher.handed_out(session)
+
+    assert dispatcher.store.loaded == []
+    ((record, data),) = await dispatcher.store.load([task_id])
+    assert (second.attempt.record, second.data) == (record, data)
+
+
+@serving
+async def test_large_task_is_read_for_each_of_its_steps(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    large = b"x" * (DATA_BYTES_MAX + 1)
+    task_id = await dispatcher.submit(large)
+    (first,) = await dispatcher.handed_out(session)
+    token = first.attempt.record.lease
+
+    await dispatcher.report(
+        session, first, Completed(token=token, outcome="completed", output=b"output")
+    )
+    (second,) = await dispatcher.handed_out(session)
+
+    assert first.attempt.data is None
+    assert dispatcher.store.loaded == [task_id, task_id]
+    assert second.data["input"] == large
