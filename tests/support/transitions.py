@@ -52,8 +52,8 @@ def build(
         state=str(fields.get("state", record.state if record else "")),
         step=record.step if record else "translate",
         attempt=record.attempt if record else 0,
-        actor="worker-1",
-        message=f"{kind} of {task_id}",
+        actor="worker-1" if record else "",
+        message=f"{kind} of {task_id}" if record else "",
     )
     return Transition(
         task_id=task_id,

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from stepstream.errors import InternalError
-from stepstream_dispatcher.core.record import Event, EventType, TaskRecord
+from stepstream_dispatcher.core.record import Event, EventType, TaskRecord, Transition
 
 __all__ = [
     "OPS_KEPT",
@@ -20,6 +20,8 @@ __all__ = [
     "encode_event",
     "encode_published",
     "field_text",
+    "first_event",
+    "is_told_by_record",
     "published_by",
 ]
 
@@ -75,6 +77,21 @@ def encode_event(event: Event) -> bytes:
     while not values[-1]:
         values.pop()
     return _event_encoder.encode(values)
+
+
+def is_told_by_record(transition: Transition) -> bool:
+    """Whether an event need not be kept: it says of a new task what its record says already."""
+    if transition.expected_version:
+        return False
+    fields = transition.fields
+    return transition.event == first_event(
+        int(fields.get("created_ms", 0)), str(fields["state"]), str(fields["step"])
+    )
+
+
+def first_event(created_ms: int, state: str, step: str) -> Event:
+    """The event that is not kept of a task at version 1, out of its record."""
+    return Event(sequence=1, at_ms=created_ms, type=EventType.SUBMITTED, state=state, step=step)
 
 
 def decode_event(packed: bytes) -> Event:

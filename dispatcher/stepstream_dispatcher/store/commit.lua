@@ -1,4 +1,4 @@
--- stepstream/commit version 4
+-- stepstream/commit version 5
 --
 -- Purpose: guard and carry out up to 256 transitions, each by itself. Python decides, this moves.
 -- KEYS   1 counts, 2 index, 3 delayed, 4 ended, 5 attempts ended this minute; then record, data,
@@ -9,8 +9,8 @@
 --        fields are flat and all text, with an empty `entry` at their end where a lane is named, and
 --        after it an empty `ops` unless a step is settled; times are Unix ms, retention is in seconds,
 --        what does not apply is empty; then bytes, which the unpacker does not take: of each
---        transition, from where it says, the event as published, the event as kept, and the values
---        of `names`.
+--        transition, from where it says, the event as published, the event as kept (empty: it says
+--        no more than the record of a task that was just created), and the values of `names`.
 -- Reply  Redis TIME in s and the us within it; whether anybody listens to the channel here (1 or 0),
 --        and nothing more, with nothing done, if so and the events are not carried; then for each transition a word: APPLIED, DUPLICATE,
 --        STALE_LEASE, NOT_FOUND or FULL, or a pair {APPLIED, id of the added entry},
@@ -24,6 +24,7 @@
 local call, unpack, find = redis.call, unpack, string.find
 local group, channel, live_max, published = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5] == '1'
 local HISTORY_MAX, OP_ID_LENGTH, OPS_LENGTH, WORKER_KEPT_S, MINUTE_KEPT_S = 1000, 8, 64, 600, 180
+local SUBMITTED = 1 -- the number of the event's type
 local acks, counts, tallies, settled = {}, {}, {}, 0
 local entries, timers, listed = 0, 0, 0 -- what lanes, delayed set and index have gained
 local live = live_max > 0 and tonumber(call('HGET', KEYS[1], 'live') or 0) or 0
@@ -46,8 +47,8 @@ local function is_kept(ops, op_id)
   return at
 end
 
-local function refusal(record, now, expected, lease, settling, op_id, touch)
-  local version, held, ops, settled_by = unpack(now, 1, 4)
+local function refusal(record, was, expected, lease, settling, op_id, touch)
+  local version, held, ops, settled_by = unpack(was, 1, 4)
   if not version then
     return expected == '0' and (live_max == 0 or live < live_max) and 'NEW'
       or expected == '0' and 'FULL' or 'NOT_FOUND'
@@ -68,14 +69,27 @@ local function set_data(data, input, names, bytes)
   end
 end
 
+local function keep_event(history, kept, was)
+  if kept == '' then return end
+  if was[5] and call('EXISTS', history) == 0 then -- its first event was not kept by its creation
+    local created, state, step = unpack(was, 5, 7)
+    local first = cmsgpack.pack({ 1, tonumber(created), SUBMITTED, state, step })
+    call('RPUSH', history, first, kept)
+  elseif call('RPUSH', history, kept) > HISTORY_MAX then
+    call('LTRIM', history, -HISTORY_MAX, -1)
+  end
+end
+
 local function apply(at, packed)
   local record, data, history, input = unpack(KEYS, at, at + 3)
   local task_id, op_id, expected, lease, settling, touch, fields, names, ack_lane, ack_id, lane, step,
     due, left, entered, left_set, entered_set, since, live_change, retries, retain_s, expires, ended,
     worker, tally, created, bytes = unpack(cmsgpack.unpack(packed), 1, 27)
 
-  local now = call('HMGET', record, 'version', 'lease', 'ops', settling)
-  local refused = refusal(record, now, expected, lease, settling, op_id, touch)
+  local was = expected == '1'
+    and call('HMGET', record, 'version', 'lease', 'ops', settling, 'created_ms', 'state', 'step')
+    or call('HMGET', record, 'version', 'lease', 'ops', settling)
+  local refused = refusal(record, was, expected, lease, settling, op_id, touch)
   if refused and refused ~= 'NEW' then return refused end
 
   if touch then
@@ -85,7 +99,7 @@ local function apply(at, packed)
   end
   local last, entry = #fields, nil
   if settling == '' then
-    fields[last] = string.sub((now[3] or '') .. op_id, -OPS_LENGTH)
+    fields[last] = string.sub((was[3] or '') .. op_id, -OPS_LENGTH)
     last = last - 2
   end
   if lane > 0 then
@@ -95,14 +109,11 @@ local function apply(at, packed)
   end
   set_data(data, input, names, bytes)
   call('HSET', record, unpack(fields))
-  local events = call('RPUSH', history, ARGV[bytes + 1])
-  if events > 1 and refused == 'NEW' then -- its life before has expired, and was not trimmed yet
-    call('DEL', data, history)
+  if refused == 'NEW' and call('DEL', history) == 1 then -- of a life that was not trimmed yet
+    call('DEL', data)
     set_data(data, input, names, bytes)
-    call('RPUSH', history, ARGV[bytes + 1])
-  elseif events > HISTORY_MAX then
-    call('LTRIM', history, -HISTORY_MAX, -1)
   end
+  keep_event(history, ARGV[bytes + 1], was)
   if published then call('PUBLISH', channel, ARGV[bytes]) end
   if ack_lane > 0 then
     local ids = acks[ack_lane] or {}

@@ -15,6 +15,7 @@ from stepstream_dispatcher.store.codec import (
     decode_record,
     encode_event,
     encode_published,
+    is_told_by_record,
 )
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import MINUTE_MS, CommitFailed, CommitKind, Result, Verdict
@@ -159,7 +160,7 @@ class RedisCommits:
         for transition in transitions:
             packed.append(_packed_transition(transition, places, first + len(loose)))
             loose.append(self._published(transition) if carries else b"")
-            loose.append(encode_event(transition.event))
+            loose.append(b"" if is_told_by_record(transition) else encode_event(transition.event))
             if transition.data:
                 loose += transition.data.values()
         before = (

@@ -10,7 +10,12 @@ from redis import exceptions as redis_errors
 
 from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.record import Event, EventType, Stage
-from stepstream_dispatcher.store.codec import WAITING_STATES, encode_event, encode_published
+from stepstream_dispatcher.store.codec import (
+    WAITING_STATES,
+    encode_event,
+    encode_published,
+    first_event,
+)
 from stepstream_dispatcher.store.keys import GROUP, Keys
 from stepstream_dispatcher.store.port import JOURNAL_FIELD, Imported, Journaled, StoreUnreachable
 from stepstream_dispatcher.store.redis_link import Link
@@ -20,6 +25,21 @@ __all__ = ["RedisImport", "renumbered"]
 
 TRIES: Final = 5  # somebody else changes the record at the same moment
 SETTLED: Final = "settled:"
+
+
+class _Present(msgspec.Struct, frozen=True):
+    """What Redis has of a task."""
+
+    fields: dict[str, str]  # of its record; empty: there is none
+    has_history: bool
+
+    @property
+    def unkept(self) -> list[Event]:
+        """The event that the record alone tells: whatever follows, it is to be kept."""
+        if self.has_history or self.fields.get("version") != "1":
+            return []
+        fields = self.fields
+        return [first_event(int(fields["created_ms"]), fields["state"], fields["step"])]
 
 
 class RedisImport:
@@ -38,39 +58,39 @@ class RedisImport:
 
     async def take_in(self, task: Journaled) -> Imported:
         """See ImportingStore.take_in."""
-        present = await self._fields(task.task_id)
+        present = await self._present(task.task_id)
         try:
             return await self._decided(task, present)
         except StoreUnreachable as error:  # this time; an earlier try may have got there
             raise StoreUnavailable(error.message) from error
 
-    async def _decided(self, task: Journaled, present: Mapping[str, str]) -> Imported:
+    async def _decided(self, task: Journaled, present: _Present) -> Imported:
         for _ in range(TRIES):
-            word = _decide(task, present)
+            word = _decide(task, present.fields)
             if word not in (Imported.CREATED, Imported.SUPERSEDED):
                 return word
             if await self._run(task, present):
                 return word
-            present = await self._fields(task.task_id)
+            present = await self._present(task.task_id)
         raise StoreUnavailable(f"task {task.task_id} changes too fast to be imported")
 
-    async def _fields(self, task_id: str) -> dict[str, str]:
-        (flat,) = await self._link.ask(("HGETALL", self._keys.record(task_id)))
+    async def _present(self, task_id: str) -> _Present:
+        events, flat = await self._link.ask(
+            ("LLEN", self._keys.history(task_id)), ("HGETALL", self._keys.record(task_id))
+        )
         texts = [text.decode(errors="replace") for text in flat]
-        return dict(zip(texts[::2], texts[1::2], strict=True))
+        return _Present(dict(zip(texts[::2], texts[1::2], strict=True)), bool(events))
 
-    async def _run(self, task: Journaled, present: Mapping[str, str]) -> bool:
+    async def _run(self, task: Journaled, present: _Present) -> bool:
         keys, arguments = self._packed(task, present)
         try:
             return bool(await IMPORT.run(self._link, keys, arguments))
         except redis_errors.ResponseError as error:
             raise InternalError(f"redis could not import it: {error}") from error
 
-    def _packed(
-        self, task: Journaled, present: Mapping[str, str]
-    ) -> tuple[list[str], list[str | bytes]]:
+    def _packed(self, task: Journaled, there: _Present) -> tuple[list[str], list[str | bytes]]:
         """Build KEYS and ARGV; import.lua's header is the contract."""
-        keys, task_id = self._keys, task.task_id
+        keys, task_id, present = self._keys, task.task_id, there.fields
         if "input" not in task.data:
             raise InternalError(f"the journal has no input of task {task_id}")
         events = renumbered(task.history, int(present.get("version", 0)))
@@ -105,7 +125,7 @@ class RedisImport:
         arguments += _counted(
             [part for pair in task.data.items() if pair[0] != "input" for part in pair]
         )
-        arguments += _counted([encode_event(event) for event in events])
+        arguments += _counted([encode_event(event) for event in [*there.unkept, *events]])
         arguments += [text for (_, name), n in task.tallies.items() for text in (name, str(n))]
         return names, arguments
 

@@ -9,7 +9,7 @@ from redis import exceptions as redis_errors
 
 from stepstream.errors import InternalError, InvalidTask
 from stepstream_dispatcher.core.record import Event, TaskRecord
-from stepstream_dispatcher.store.codec import decode_event, decode_record
+from stepstream_dispatcher.store.codec import decode_event, decode_record, first_event
 from stepstream_dispatcher.store.keys import Keys
 from stepstream_dispatcher.store.port import IndexPage
 from stepstream_dispatcher.store.redis_link import Command, Link
@@ -92,7 +92,13 @@ class RedisReads:
 
     async def history(self, task_id: str, *, after: int) -> list[Event]:
         """See Store.history."""
-        (packed,) = await self._link.ask(("LRANGE", self._keys.history(task_id), "0", "-1"))
+        kept = ("LRANGE", self._keys.history(task_id), "0", "-1")
+        packed, found = await self._link.ask(kept, self._record(task_id))
+        if not packed and found:
+            record = decode_record(task_id, _texts(found))
+            if record.version == 1:
+                return [first_event(record.created_ms, record.state, record.step)][after:]
+            (packed,) = await self._link.ask(kept)  # its second event came in between
         events = (decode_event(each) for each in packed)
         return [event for event in events if event.sequence > after]
 
