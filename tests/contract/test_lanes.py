@@ -64,28 +64,45 @@ async def test_waiting_ends_with_an_entry_that_is_there(store):
     await submit(store, "t1")
     record = await current(store, "t1")
 
-    entries = await store.wait(["checks", "default"], timeout_s=LONG_S)
+    entries = await store.wait(["checks", "default"], count=1, timeout_s=LONG_S)
 
     assert entries == [Entry("default", record.entry, "t1", "translate")]
 
 
 async def test_waiting_ends_with_an_entry_that_comes(store, peer):
     async with asyncio.TaskGroup() as group, asyncio.timeout(10):
-        waiting = group.create_task(store.wait(["checks", "default"], timeout_s=LONG_S))
+        waiting = group.create_task(store.wait(["checks", "default"], count=1, timeout_s=LONG_S))
         await asyncio.sleep(0)
         await submit(peer, "t1")
 
     assert [entry.task_id for entry in waiting.result()] == ["t1"]
 
 
+async def test_waiting_takes_what_has_come_up_to_its_count(store):
+    await submit(store, "t1", "t2", "t3")
+
+    entries = await store.wait(["default"], count=2, timeout_s=LONG_S)
+
+    assert [entry.task_id for entry in entries] == ["t1", "t2"]
+
+
+async def test_waiting_takes_what_comes_at_once(store, peer):
+    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+        waiting = group.create_task(store.wait(["default"], count=5, timeout_s=LONG_S))
+        await asyncio.sleep(0)
+        await submit(peer, "t1", "t2", "t3")
+
+    assert [entry.task_id for entry in waiting.result()] == ["t1", "t2", "t3"]
+
+
 async def test_waiting_ends_at_its_time(store):
     async with asyncio.timeout(10):
-        assert await store.wait(["default"], timeout_s=0.01) == []
+        assert await store.wait(["default"], count=1, timeout_s=0.01) == []
 
 
 async def test_waiting_ends_by_a_wake(store):
     async with asyncio.TaskGroup() as group, asyncio.timeout(10):
-        waiting = group.create_task(store.wait(["default"], timeout_s=LONG_S))
+        waiting = group.create_task(store.wait(["default"], count=1, timeout_s=LONG_S))
         await asyncio.sleep(0)
         await store.wake()
 
@@ -96,20 +113,20 @@ async def test_a_wake_before_the_wait_is_not_lost(store):
     await store.wake()
 
     async with asyncio.timeout(10):
-        assert await store.wait(["default"], timeout_s=LONG_S) == []
+        assert await store.wait(["default"], count=1, timeout_s=LONG_S) == []
 
 
 async def test_a_wake_ends_one_wait_only(store):
     await store.wake()
-    await store.wait(["default"], timeout_s=LONG_S)
+    await store.wait(["default"], count=1, timeout_s=LONG_S)
     await submit(store, "t1")
 
-    assert len(await store.wait(["default"], timeout_s=LONG_S)) == 1
+    assert len(await store.wait(["default"], count=1, timeout_s=LONG_S)) == 1
 
 
 async def test_a_wake_does_not_end_the_wait_of_another(store, peer):
     async with asyncio.TaskGroup() as group, asyncio.timeout(10):
-        waiting = group.create_task(store.wait(["default"], timeout_s=LONG_S))
+        waiting = group.create_task(store.wait(["default"], count=1, timeout_s=LONG_S))
         await asyncio.sleep(0)
         await peer.wake()
         await submit(peer, "t1")
@@ -119,12 +136,12 @@ async def test_a_wake_does_not_end_the_wait_of_another(store, peer):
 
 async def test_a_cancelled_wait_leaves_the_store_usable(store):
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(store.wait(["default"], timeout_s=LONG_S))
+        waiting = group.create_task(store.wait(["default"], count=1, timeout_s=LONG_S))
         await asyncio.sleep(0)
         waiting.cancel()
     await submit(store, "t1")
 
-    assert len(await store.wait(["default"], timeout_s=LONG_S)) == 1
+    assert len(await store.wait(["default"], count=1, timeout_s=LONG_S)) == 1
 
 
 async def test_the_entry_of_a_step_is_another_consumers_to_settle(store, peer):

@@ -205,7 +205,7 @@ async def test_a_cancelled_call_ends_whenever_the_cancellation_comes(redis_store
     calls = {
         "dispatchers": redis_store.dispatchers,
         "beat": redis_store.beat,
-        "waiting": lambda: redis_store.wait(["default"], timeout_s=5),
+        "waiting": lambda: redis_store.wait(["default"], count=1, timeout_s=5),
     }
     went_on = []
     for turns in range(40):
@@ -236,18 +236,20 @@ async def test_a_wait_whose_connection_is_killed_says_so_and_the_next_one_works(
     blocked_id = await blocked_client(redis, redis_store)
 
     async with asyncio.TaskGroup() as group, asyncio.timeout(10):
-        waiting = group.create_task(outcome_of(redis_store.wait(["default"], timeout_s=30)))
+        waiting = group.create_task(
+            outcome_of(redis_store.wait(["default"], count=1, timeout_s=30))
+        )
         await asyncio.sleep(0)
         assert await redis.client.client_kill_filter(_id=str(blocked_id)) == 1
     await submit(redis_store, "t1")
 
     assert isinstance(waiting.result(), StoreUnavailable)
-    assert len(await redis_store.wait(["default"], timeout_s=30)) == 1
+    assert len(await redis_store.wait(["default"], count=1, timeout_s=30)) == 1
 
 
 async def blocked_client(redis, store):
     """The id of the connection that `wait` uses, which the first wait opens."""
-    await store.wait(["default"], timeout_s=0.001)
+    await store.wait(["default"], count=1, timeout_s=0.001)
     clients = await redis.client.client_list()
     (found,) = [each["id"] for each in clients if each["cmd"] == "xreadgroup"]
     return found
@@ -266,7 +268,7 @@ async def test_a_wake_that_overtakes_the_wait_is_repeated(redis, redis_store, st
         store = await opened(stack, RedisStore(proxy.url, dispatcher_id="d1", prefix=redis.prefix))
         proxy.hold_request(b"XREADGROUP", until_reply_to=b"UNBLOCK")
         async with asyncio.TaskGroup() as group, asyncio.timeout(10):
-            waiting = group.create_task(store.wait(["default"], timeout_s=30))
+            waiting = group.create_task(store.wait(["default"], count=1, timeout_s=30))
             await proxy.holding.wait()
             await store.wake()
         await store.close()
@@ -282,7 +284,7 @@ async def test_a_lost_group_is_made_again_from_the_beginning(redis, redis_store,
     if verb == "read":
         entries = await redis_store.read("default", 10)
     else:
-        entries = await redis_store.wait(["default"], timeout_s=10)
+        entries = await redis_store.wait(["default"], count=1, timeout_s=10)
 
     assert [entry.task_id for entry in entries] == ["t1"]
 

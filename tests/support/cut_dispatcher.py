@@ -56,9 +56,9 @@ class CutStore(RedisStore):
         self._pass(Point.READ, len(entries))
         return entries
 
-    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
+    async def wait(self, queues: Sequence[str], *, count: int, timeout_s: float) -> list[Entry]:
         """See Store.wait."""
-        entries = await super().wait(queues, timeout_s=timeout_s)
+        entries = await super().wait(queues, count=count, timeout_s=timeout_s)
         self._pass(Point.READ, len(entries))
         return entries
 

@@ -2,7 +2,8 @@
 
 Theory of operation. One reader per dispatcher takes entries of one lane at a time, never more than
 the free credit of the sessions that the lane may feed; when all lanes are empty it blocks over
-those with credit, and is woken when a new one gets some. What was read is *in hand* until it is
+those with credit, for no more than the least of it shared among them, and is woken when a new one
+gets some, or there is less. What was read is *in hand* until it is
 leased; what can be leased is at once, so that slots which are free have nothing ready. An entry
 that is not its record's current one is deleted unseen. An entry that finds no room after all is
 held for a second and then put back uncharged. A step that has taken down two workers gets one for
@@ -12,7 +13,8 @@ itself (`alone`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, TypeAlias
 
 import msgspec
@@ -72,6 +74,7 @@ class Feeder:
         self._look = sessions.bell()  # there may be room for what is ready; the first to hear of it
         self._changed = sessions.bell()  # the reader looks again
         self._waiting_on: frozenset[str] | None = None
+        self._waiting_for = 0  # entries of each of these lanes
         self._waking: asyncio.Task[None] | None = None
         self._last = ""  # the lane that entries came from last
         self._stopped = False
@@ -126,7 +129,7 @@ class Feeder:
             if not free:
                 await self._changed.wait()
                 continue
-            entries = await self._read(free) or await self._wait(frozenset(free))
+            entries = await self._read(free) or await self._wait(free.keys())
             if entries:
                 self.in_hand.update(entries)
                 await self._take_in(entries, group)
@@ -152,12 +155,13 @@ class Feeder:
                 return entries
         return []
 
-    async def _wait(self, queues: frozenset[str]) -> list[Entry]:
-        if not self._free().keys() <= queues:
-            return []  # a lane got credit while the others were read
-        self._waiting_on = queues
+    async def _wait(self, queues: AbstractSet[str]) -> list[Entry]:
+        free = self._free()
+        if free.keys() != queues:
+            return []  # a lane got credit while the others were read, or lost it
+        self._waiting_on, self._waiting_for = frozenset(queues), _share(free)
         try:
-            return await self._store.wait(sorted(queues), timeout_s=WAIT_S)
+            return await self._store.wait(sorted(queues), count=self._waiting_for, timeout_s=WAIT_S)
         finally:
             self._waiting_on = None
 
@@ -165,8 +169,10 @@ class Feeder:
         """Whether a lane got credit that the reader does not wait on, or it waits for too much."""
         if self._waiting_on is None:
             return False
-        unwanted = self._stopped or not self.paused.isdisjoint(self._waiting_on)
-        return unwanted or not self._free().keys() <= self._waiting_on
+        if self._stopped or not self.paused.isdisjoint(self._waiting_on):
+            return True
+        free = self._free()
+        return not free.keys() <= self._waiting_on or _share(free) < self._waiting_for
 
     async def _take_in(self, entries: list[Entry], group: asyncio.TaskGroup) -> None:
         """Sort what was read: who runs alone, who is ready, and who comes too early."""
@@ -268,6 +274,14 @@ class Feeder:
     def _drop(self, entries: Sequence[Entry]) -> None:
         self.in_hand.difference_update(entries)
         self._alone.waiting.difference_update(entries)
+
+
+def _share(free: Mapping[str, int]) -> int:
+    """How many entries each lane may give at once, so that all of them find room; 0: none.
+
+    One at least, where lanes share less.
+    """
+    return max(1, min(READ_MAX, *free.values()) // len(free)) if free else 0
 
 
 def is_current(record: TaskRecord, entry: Entry) -> bool:

@@ -34,23 +34,25 @@ class SwitchedLanes(Turn):
             )
         return entries
 
-    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
-        """See Store.wait. May answer with an entry of each."""
+    async def wait(self, queues: Sequence[str], *, count: int, timeout_s: float) -> list[Entry]:
+        """See Store.wait. While the journal has tasks, one entry each, or one of either."""
         if self.diverted:
-            return await self._journal.wait(queues, timeout_s=timeout_s)
+            return await self._journal.wait(queues, count=count, timeout_s=timeout_s)
         if self._at_rest:
             return await self._wait_for_both(queues, timeout_s)
         return self._handed_out(
-            await self._ask(lambda: self._wait_remotely(queues, timeout_s), _nothing)
+            await self._ask(lambda: self._wait_remotely(queues, count, timeout_s), _nothing)
         )
 
-    async def _wait_remotely(self, queues: Sequence[str], timeout_s: float) -> list[Entry]:
+    async def _wait_remotely(
+        self, queues: Sequence[str], count: int, timeout_s: float
+    ) -> list[Entry]:
         """Wait at Redis, until it is down; one that vanished would hold the reader for seconds."""
         try:
             async with asyncio.timeout(None) as turn:
                 self._waits.add(turn)
                 try:
-                    return await self._remote.wait(queues, timeout_s=timeout_s)
+                    return await self._remote.wait(queues, count=count, timeout_s=timeout_s)
                 finally:
                     self._waits.discard(turn)
         except TimeoutError:
@@ -64,11 +66,11 @@ class SwitchedLanes(Turn):
         found: list[Entry] = []
 
         async def wait_here() -> None:
-            found.extend(await self._journal.wait(queues, timeout_s=timeout_s))
+            found.extend(await self._journal.wait(queues, count=1, timeout_s=timeout_s))
             await self._remote.wake()
 
         async def wait_there() -> None:
-            entries = await self._ask(lambda: self._wait_remotely(queues, timeout_s), _nothing)
+            entries = await self._ask(lambda: self._wait_remotely(queues, 1, timeout_s), _nothing)
             found.extend(self._handed_out(entries))
             await self._journal.wake()
 

@@ -202,7 +202,7 @@ class LocalStore:
         """See Store.read."""
         return await self._database.run(partial(self._take, queues=[queue], count=count))
 
-    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
+    async def wait(self, queues: Sequence[str], *, count: int, timeout_s: float) -> list[Entry]:
         """See Store.wait."""
         waiter = self._waiter = asyncio.Event()
         self._database.waiters.add(waiter)
@@ -210,7 +210,7 @@ class LocalStore:
             async with asyncio.timeout(timeout_s):
                 while not self._wake_asked:
                     if entries := await self._database.run(
-                        partial(self._take, queues=queues, count=1)
+                        partial(self._take, queues=queues, count=count)
                     ):
                         return entries
                     await waiter.wait()

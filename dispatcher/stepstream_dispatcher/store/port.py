@@ -263,8 +263,11 @@ class Store(Protocol):
     async def read(self, queue: str, count: int) -> list[Entry]:
         """Take up to `count` new entries of one lane without waiting; they become pending."""
 
-    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
-        """Wait for one new entry of any lane; empty at the time limit or after `wake`."""
+    async def wait(self, queues: Sequence[str], *, count: int, timeout_s: float) -> list[Entry]:
+        """Wait for a new entry of any lane, and take up to `count` of each lane that has some.
+
+        Empty at the time limit or after `wake`.
+        """
 
     async def wake(self) -> None:
         """End a `wait` of this process now, if there is one."""

@@ -256,9 +256,9 @@ class RedisStore:
         """See Store.read."""
         return await self._lanes.read(queue, count)
 
-    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
+    async def wait(self, queues: Sequence[str], *, count: int, timeout_s: float) -> list[Entry]:
         """See Store.wait."""
-        return await self._lanes.wait(queues, timeout_s=timeout_s)
+        return await self._lanes.wait(queues, count=count, timeout_s=timeout_s)
 
     async def wake(self) -> None:
         """See Store.wake."""

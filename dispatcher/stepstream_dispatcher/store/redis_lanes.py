@@ -77,10 +77,10 @@ class RedisLanes:
             (reply,) = await self._once(command)
         return self._entries(reply, [queue])
 
-    async def wait(self, queues: Sequence[str], *, timeout_s: float) -> list[Entry]:
+    async def wait(self, queues: Sequence[str], *, count: int, timeout_s: float) -> list[Entry]:
         """See Store.wait."""
         block_ms = max(1, int(timeout_s * 1000))  # 0 would wait for ever
-        command = self._reading(queues, "COUNT", "1", "BLOCK", str(block_ms))
+        command = self._reading(queues, "COUNT", str(count), "BLOCK", str(block_ms))
         limit_s = timeout_s + REPLY_TIMEOUT_S
         try:
             reply = await self._waiter.wait(command, limit_s=limit_s)

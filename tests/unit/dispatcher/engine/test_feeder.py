@@ -4,16 +4,19 @@ import asyncio
 
 import pytest
 
+from stepstream_dispatcher.core.admission import Submission
 from stepstream_dispatcher.core.facts import CancelAsked, Completed
 from stepstream_dispatcher.core.record import EventType, Stage
 from stepstream_dispatcher.engine import sessions
 from stepstream_dispatcher.engine.committer import Proposal
+from stepstream_dispatcher.engine.feeder import READ_MAX
 from stepstream_dispatcher.engine.sessions import Session
 from stepstream_dispatcher.store.port import Entry
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
 from tests.support.virtual_time import pass_time
 
 feeding = with_dispatcher("committer", "feeder", "settling")
+TASK = Submission(pipeline="translation", input=b"text")
 interrupted = with_dispatcher("committer", "feeder", supervised=True)
 
 
@@ -120,6 +123,74 @@ async def test_lane_that_gets_credit_while_another_is_read_is_waited_on_too(disp
     await pass_time(0.1)
 
     assert dispatcher.engine.feeder._waiting_on == {"default", "checks"}
+
+
+async def waiting_for(dispatcher: Dispatcher) -> int:
+    """How many entries of each lane the reader waits for."""
+    await pass_time(0.1)
+    assert dispatcher.engine.feeder._waiting_on
+    return dispatcher.engine.feeder._waiting_for
+
+
+def lanes(*queues: str) -> dict[str, frozenset[str]]:
+    steps = {"default": "translate", "checks": "verify"}
+    return {
+        "queues": frozenset(queues),
+        "step_types": frozenset(steps[queue] for queue in queues),
+    }
+
+
+@pytest.mark.parametrize(
+    ("slots", "queues", "count"),
+    [
+        (1, ["default"], 1),
+        (5, ["default"], 5),
+        (5, ["default", "checks"], 2),
+        (1, ["default", "checks"], 1),
+        (9999, ["default"], READ_MAX),
+    ],
+)
+@feeding
+async def test_what_is_waited_for_finds_room_whatever_comes(
+    dispatcher: Dispatcher, slots: int, queues: list[str], count: int
+):
+    await dispatcher.connect(slots=slots, **lanes(*queues))
+
+    assert await waiting_for(dispatcher) == count
+
+
+@feeding
+async def test_no_more_is_waited_for_than_the_lane_with_least_room_takes(dispatcher: Dispatcher):
+    await dispatcher.connect("translator", slots=8, **lanes("default"))
+    await dispatcher.connect("verifier", slots=4, **lanes("checks"))
+
+    assert await waiting_for(dispatcher) == 2
+
+
+@feeding
+async def test_waiting_ends_when_there_is_room_for_less(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=4, **lanes("default"))
+    assert await waiting_for(dispatcher) == 4
+
+    session.max_in_flight = 1
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.1)
+    await dispatcher.engine.desk.submit_batch([TASK, TASK, TASK])
+    await pass_time(0.1)
+
+    assert len(session.outbox.handouts) == 1
+    assert len(await dispatcher.pending()) == 1
+
+
+@feeding
+async def test_tasks_that_come_at_once_are_leased_in_one_commit(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=4, **lanes("default"))
+    await waiting_for(dispatcher)
+
+    await dispatcher.engine.desk.submit_batch([TASK, TASK, TASK])
+    await dispatcher.handed_out(session, 3)
+
+    assert [len(commit) for commit in dispatcher.store.commits] == [3, 3]
 
 
 @feeding

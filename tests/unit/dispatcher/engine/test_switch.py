@@ -28,7 +28,7 @@ SIGNAL = Signal("intent", payload=b"cancel t1")
 
 
 async def wait(switch: SwitchStore) -> object:
-    return await switch.wait(["default"], timeout_s=1)
+    return await switch.wait(["default"], count=1, timeout_s=1)
 
 
 async def trim(switch: SwitchStore) -> object:
@@ -377,7 +377,7 @@ async def test_entry_that_redis_has_for_a_task_of_the_journal_is_not_handed_out(
 async def test_wait_is_ended_by_the_turn():
     """A Redis that vanished without a word would hold the reader for seconds."""
     async with switched() as dispatcher, asyncio.TaskGroup() as group:
-        waiting = group.create_task(dispatcher.switch.wait(["default"], timeout_s=1000))
+        waiting = group.create_task(dispatcher.switch.wait(["default"], count=1, timeout_s=1000))
         await pass_time(1)
         began = asyncio.get_running_loop().time()
 
@@ -396,7 +396,7 @@ async def test_wait_hears_of_both(home: str):
         await created(switch, "old")
         await switch.read("default", 5)
         dispatcher.rejoin()
-        waiting = group.create_task(switch.wait(["default"], timeout_s=1000))
+        waiting = group.create_task(switch.wait(["default"], count=1, timeout_s=1000))
         await pass_time(1)
 
         store = dispatcher.journal if home == "here" else dispatcher.store
