@@ -2,8 +2,9 @@
 
 Theory of operation. Callers hand in *proposals*, each a task, its record as last seen, and a fact.
 `decide` turns each into a transition. Two lanes run side by side, one per commit kind; each takes
-all that waits (up to the store's limits), sends one call, and hands the verdicts back. So the cost
-per step falls as load rises, and nothing waits for a timer. A version conflict comes with the newer
+all that waits (up to the store's limits), sends one call, and hands the verdicts back; a second
+call goes out beside it for what workers wait for, or where much waits. So the cost per step falls
+as load rises, and nothing waits for a timer. A version conflict comes with the newer
 record, from which the same fact is decided again under the same operation id. A transition that the
 store cannot carry out is refused alone: those beside it in a call are recorded, and their callers
 have to hear so.
@@ -41,7 +42,10 @@ __all__ = ["Answer", "Committer", "Outcome", "Proposal", "Source", "broken"]
 CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script call holds Redis
 CALL_BYTES_MAX: Final = 1024 * 1024
 TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
-CALLS_IN_FLIGHT: Final = 2  # of one kind: the next one is packed while Redis works on the first
+# A second call of a kind goes out beside the first, so that it is packed while Redis works on that,
+# once as many transitions wait: creations that come one by one share calls instead, since a call
+# costs as much as several of them, and what workers wait for does not wait.
+SECOND_FROM: Final[dict[CommitKind, int]] = {"submit": 64, "settle": 1}
 ADDED_WITHIN_S: Final = 0.05  # an answer of Redis takes 1 ms; a read instead of it as long
 UNKNOWN_MAX: Final = 1_000  # pipelines and steps that are complained about, once each
 BROKEN_MAX: Final = 1_000  # tasks that are complained about, once each
@@ -130,11 +134,18 @@ class _Lane:
     def __init__(self, kind: CommitKind) -> None:
         self.kind: CommitKind = kind
         self.waiting: deque[tuple[_Call, int]] = deque()
-        self.ready = asyncio.Event()
+        self.ready = {1: asyncio.Event(), SECOND_FROM[kind]: asyncio.Event()}  # so many wait
 
     def put(self, call: _Call) -> None:
         self.waiting.extend((call, index) for index in range(len(call.transitions)))
-        self.ready.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        for amount, ready in self.ready.items():
+            if len(self.waiting) >= amount:
+                ready.set()
+            else:
+                ready.clear()
 
     def take(self) -> list[tuple[_Call, int]]:
         """As much as one call may carry: in order, one transition per task."""
@@ -158,8 +169,7 @@ class _Lane:
             room -= size
             taken.append((call, index))
         self.waiting.extendleft(reversed(later))
-        if not self.waiting:
-            self.ready.clear()
+        self._tell()
         return taken
 
 
@@ -214,8 +224,8 @@ class Committer:
         """Send calls until cancelled."""
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes.values():
-                for _ in range(CALLS_IN_FLIGHT):
-                    group.create_task(self._run_lane(lane))
+                for amount in (1, SECOND_FROM[lane.kind]):
+                    group.create_task(self._run_lane(lane, lane.ready[amount]))
 
     async def create(self, transitions: Sequence[Transition]) -> list[Answer]:
         """Commit creations; one result each, in order, or why the store cannot carry it out.
@@ -312,25 +322,28 @@ class Committer:
         finally:
             del call  # an error has this frame, and the call has the error: that would keep them
 
-    async def _run_lane(self, lane: _Lane) -> None:
+    async def _run_lane(self, lane: _Lane, ready: asyncio.Event) -> None:
         while True:
-            await lane.ready.wait()
-            taken = lane.take()
-            if not taken:  # the other one was quicker
-                continue
-            error: StepstreamError = StoreUnavailable("the commit was interrupted")
-            results: Sequence[Answer | None] = [None] * len(taken)
-            try:
-                results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
-            except CommitFailed as failed:
-                results = self._beside_broken(taken, failed)
-            except CommitPartly as partly:
-                results, error = partly.results, partly
-            except (StoreUnavailable, StoreBusy) as unavailable:
-                error = unavailable
-            finally:
-                self._hand_back(taken, results, error)
-                self._is_answered(call.transitions[at] for call, at in taken)
+            await ready.wait()
+            await self._call(lane, lane.take())  # which is not kept here until the next one
+
+    async def _call(self, lane: _Lane, taken: list[tuple[_Call, int]]) -> None:
+        if not taken:  # the other one was quicker
+            return
+        error: StepstreamError = StoreUnavailable("the commit was interrupted")
+        results: Sequence[Answer | None] = [None] * len(taken)
+        try:
+            results = await self._carry_out([call.transitions[at] for call, at in taken], lane)
+        except CommitFailed as failed:
+            results = self._beside_broken(taken, failed)
+        except CommitPartly as partly:
+            results, error = partly.results, partly
+        except (StoreUnavailable, StoreBusy) as unavailable:
+            error = unavailable
+        finally:
+            self._hand_back(taken, results, error)
+            self._is_answered(call.transitions[at] for call, at in taken)
+            taken.clear()  # an error has this frame, and the calls have the error
 
     def _is_answered(self, transitions: Iterable[Transition]) -> None:
         self._adding.difference_update(_queued(transitions))

@@ -179,7 +179,14 @@ class Desk:
     async def _at_rest(
         self, answers: list[Accepted | StepstreamError]
     ) -> list[Accepted | StepstreamError]:
-        """Wait for the tasks that are run in the call."""
+        """Wait for the tasks that are run in the call; mostly there are none."""
+        run_here = [
+            (at, answer)
+            for at, answer in enumerate(answers)
+            if isinstance(answer, Accepted) and answer.home.waits
+        ]
+        if not run_here:
+            return answers
 
         async def rest(at: int, accepted: Accepted) -> None:
             try:
@@ -189,9 +196,8 @@ class Desk:
                 answers[at] = error
 
         async with asyncio.TaskGroup() as group:
-            for at, answer in enumerate(answers):
-                if isinstance(answer, Accepted) and answer.home.waits:
-                    group.create_task(rest(at, answer))
+            for at, answer in run_here:
+                group.create_task(rest(at, answer))
         return answers
 
     async def _state_at_rest(self, task_id: str) -> str:

@@ -16,8 +16,8 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition
 from stepstream_dispatcher.engine.committer import (
     CALL_BYTES_MAX,
     CALL_TRANSITIONS_MAX,
-    CALLS_IN_FLIGHT,
     DECISIONS_MAX,
+    SECOND_FROM,
     Outcome,
     Proposal,
     _Call,
@@ -71,7 +71,7 @@ async def test_what_waits_goes_out_in_one_call(dispatcher: Dispatcher):
 
 
 @committing
-async def test_what_comes_during_the_calls_under_way_goes_out_in_the_next(dispatcher: Dispatcher):
+async def test_creations_that_come_during_a_call_go_out_in_the_next(dispatcher: Dispatcher):
     dispatcher.store.slow.clear()
     async with asyncio.TaskGroup() as group:
         for number in range(10):
@@ -79,7 +79,37 @@ async def test_what_comes_during_the_calls_under_way_goes_out_in_the_next(dispat
             await pass_time(0.01)
         dispatcher.store.slow.set()
 
-    assert sizes(dispatcher) == [1] * CALLS_IN_FLIGHT + [10 - CALLS_IN_FLIGHT]
+    assert sizes(dispatcher) == [1, 9]
+
+
+@committing
+async def test_many_creations_do_not_wait_for_the_call_before(dispatcher: Dispatcher):
+    many = SECOND_FROM["submit"]
+    dispatcher.store.slow.clear()
+    async with asyncio.TaskGroup() as group:
+        for number in range(many + 2):
+            group.create_task(dispatcher.engine.committer.create([new_task(number)]))
+            await pass_time(0.01)
+        assert sizes(dispatcher) == [1, many]
+        dispatcher.store.slow.set()
+
+    assert sizes(dispatcher) == [1, many, 1]
+
+
+@committing
+async def test_what_workers_wait_for_does_not_wait_for_the_call_before(dispatcher: Dispatcher):
+    tasks = [await dispatcher.submit(b"%d" % number) for number in range(3)]
+    records = [await dispatcher.record(task_id) for task_id in tasks]
+    dispatcher.store.commits.clear()
+    dispatcher.store.slow.clear()
+    async with asyncio.TaskGroup() as group:
+        for task_id, record in zip(tasks, records, strict=True):
+            group.create_task(cancel(dispatcher, task_id, record))
+            await pass_time(0.01)
+        assert sizes(dispatcher) == [1, 1]
+        dispatcher.store.slow.set()
+
+    assert sizes(dispatcher) == [1, 1, 1]
 
 
 @committing
@@ -214,8 +244,7 @@ async def test_what_could_not_be_committed_is_not_kept(dispatcher: Dispatcher):
     try:
         with contextlib.suppress(StoreUnavailable):
             await dispatcher.engine.committer.create([new_task(0)])
-        for number in range(CALLS_IN_FLIGHT):  # each of its loops lets go of what it had last
-            await dispatcher.engine.committer.create([new_task(1 + number)])
+        await dispatcher.engine.committer.create([new_task(1)])
         kept = [call for call in gc.get_objects() if isinstance(call, _Call)]
         assert new_task(0).task_id not in {call.transitions[0].task_id for call in kept}
     finally:
