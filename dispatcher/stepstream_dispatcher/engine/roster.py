@@ -11,7 +11,8 @@ from stepstream_dispatcher.store.port import Store
 
 __all__ = ["Roster"]
 
-LOOK_EVERY_S: Final = 0.25  # how old the count of held attempts may be
+LOOK_EVERY_S: Final = 0.25  # how old the count of held attempts may be, of up to LOOK_MAX workers
+LOOK_MAX: Final = 500  # workers of one look: where there are more, they have their turns
 SAVE_EVERY_S: Final = 60.0  # unchanged workers too, so that they do not expire
 
 _Changing: TypeAlias = tuple[Hello, int, int, bool]
@@ -26,17 +27,22 @@ class Roster:
         self._dispatcher_id = dispatcher_id
         self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._saved: dict[str, tuple[_Changing, float]] = {}
+        self._turn = 0  # where in the row of workers the next look begins
 
     async def run(self) -> None:
         """Save until cancelled."""
         while True:
-            await self.save()
+            await self.save(LOOK_MAX)
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def save(self) -> None:
-        """Write every worker that changed, and those that left."""
+    async def save(self, at_most: int | None = None) -> None:
+        """Write every worker that changed, and those that left.
+
+        Args:
+            at_most: How many are looked at, beginning after those of the last time; None: all.
+        """
         present, now = self._present(), asyncio.get_running_loop().time()
-        for session in present.values():
+        for session in self._next(list(present.values()), at_most):
             if self._is_news(session, now):
                 await self._write(session)
         missed = self._saved.keys() - present.keys()
@@ -44,6 +50,14 @@ class Roster:
             await self._store.mark_left(left)
         for name in left:
             self._saved.pop(name, None)  # one that came back meanwhile is written again
+
+    def _next(self, sessions: list[Session], at_most: int | None) -> list[Session]:
+        """Those whose turn it is."""
+        if at_most is None or len(sessions) <= at_most:
+            return sessions
+        first = self._turn % len(sessions)
+        self._turn = first + at_most
+        return (sessions + sessions)[first : self._turn]
 
     def _present(self) -> dict[str, Session]:
         """The sessions by the names of their workers."""

@@ -180,3 +180,30 @@ async def test_unchanged_worker_is_written_once_a_minute(dispatcher: Dispatcher)
     await pass_time(130)
 
     assert written == ["worker-1"] * 2
+
+
+@with_dispatcher("committer")
+async def test_each_of_many_workers_has_its_turn(dispatcher: Dispatcher):
+    names = [f"worker-{number}" for number in range(5)]
+    for name in names:
+        session = await dispatcher.connect(name, slots=1)
+        session.max_in_flight = 2
+    seen = []
+
+    for _ in range(3):
+        await dispatcher.engine._roster.save(2)
+        known = await dispatcher.store.workers()
+        seen.append(sum(known[name]["max_in_flight"] == "2" for name in names))
+
+    assert seen == [2, 4, 5]
+
+
+@rostered
+async def test_worker_that_serves_another_queue_from_its_new_stream_on_is_written_anew(
+    dispatcher: Dispatcher,
+):
+    await dispatcher.connect(queues=frozenset({"default"}))
+
+    await dispatcher.connect(queues=frozenset({"checks"}))
+
+    assert (await known(dispatcher))["queues"] == "checks"
