@@ -91,6 +91,29 @@ async def test_a_task_that_moves_while_it_is_read_has_both_events(
     assert [one.sequence for one in await redis_store.history("t1", after=0)] == [1, 2]
 
 
+@pytest.mark.parametrize("lost", ["created_ms", "state", "step"])
+async def test_a_record_that_lost_what_it_tells_keeps_what_happens_next(redis, redis_store, lost):
+    await created(redis_store, "t1")
+    record = await current(redis_store, "t1")
+    await redis.client.hdel(redis.keys.record("t1"), lost)
+
+    cancelled = build("cancel", "t1", record, now_ms=redis_store.now_ms())
+    await redis_store.commit([cancelled], kind="settle")
+
+    assert await redis_store.history("t1", after=0) == [cancelled.event]
+
+
+async def test_a_new_life_has_no_data_of_one_whose_record_was_lost(redis, redis_store):
+    labelled = build("create", "t1", None, now_ms=redis_store.now_ms())
+    data = {**labelled.data, "labels": b"old"}
+    await redis_store.commit([msgspec.structs.replace(labelled, data=data)], kind="submit")
+    await redis.client.delete(redis.keys.record("t1"))
+
+    await created(redis_store, "t1")
+
+    assert [set(one) for one in await redis_store.data(["t1"])] == [{"input"}]
+
+
 async def test_the_history_of_a_task_that_lost_it_is_empty(redis, redis_store):
     record = await advance(redis_store, "t1", "create", "lease")
     await redis.client.delete(redis.keys.history("t1"))

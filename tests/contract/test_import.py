@@ -8,7 +8,7 @@ import pytest
 
 from stepstream.errors import InternalError, StoreUnavailable
 from stepstream_dispatcher.core.record import EventType, Stage
-from stepstream_dispatcher.store.codec import decode_event
+from stepstream_dispatcher.store.codec import decode_event, encode_event
 from stepstream_dispatcher.store.local import LocalStore
 from stepstream_dispatcher.store.local_database import LocalDatabase
 from stepstream_dispatcher.store.port import JOURNAL_FIELD, Imported, Verdict
@@ -152,6 +152,38 @@ async def test_a_task_of_which_nothing_is_settled_gives_way(redis, redis_store, 
     assert [event.type for event in events[-2:]] == [EventType.LEASED, EventType.DONE]
     assert await counted(redis) == {"done": 1}
     assert (await tallies(redis))["processed"] == 1
+
+
+async def test_the_first_event_is_told_once_where_an_older_dispatcher_kept_it(
+    redis, redis_store, journal
+):
+    await advance(redis_store, "t1", "create")
+    (first,) = await redis_store.history("t1", after=0)
+    await redis.client.rpush(redis.keys.history("t1"), encode_event(first))
+    await in_journal(journal, "t1", "lease", "complete-done")
+
+    assert await imported(redis_store, journal, "t1") is Imported.SUPERSEDED
+
+    assert [event.sequence for event in await history(redis, "t1")] == [1, 2, 3]
+
+
+async def test_a_history_that_is_no_list_does_not_keep_a_new_task_out(redis, redis_store, journal):
+    await in_journal(journal, "t1", "lease", "complete-done")
+    await redis.client.set(redis.keys.history("t1"), "not a list")
+
+    assert await imported(redis_store, journal, "t1") is Imported.CREATED
+
+    assert [event.sequence for event in await history(redis, "t1")] == [1, 2, 3]
+
+
+async def test_a_record_that_lost_its_time_gives_way_all_the_same(redis, redis_store, journal):
+    await advance(redis_store, "t1", "create")
+    await redis.client.hdel(redis.keys.record("t1"), "created_ms")
+    await in_journal(journal, "t1", "lease", "complete-done")
+
+    assert await imported(redis_store, journal, "t1") is Imported.SUPERSEDED
+
+    assert (await current(redis_store, "t1")).state == "done"
 
 
 async def test_a_task_that_gave_way_is_handed_to_nobody(redis, redis_store, journal):

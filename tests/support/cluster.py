@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Cluster:
             self._spec = self._stack.enter_context(server.reserved())
             self.redis_url = server.url
         argv = [*self._spec.argv, "--logfile", "", *self._redis_options]
-        child = await self._spawn("redis", argv, {}, self._spec.pass_fds)
+        child = await self._spawn("redis", argv, self._spec.env, self._spec.pass_fds)
         await child.line("eady to accept connections")
         self.redis_process = child
         return child
@@ -135,7 +135,7 @@ class Cluster:
                 group.create_task(self.start_worker(f"w-{number}", slots=slots))
 
     async def _spawn(
-        self, name: str, argv: Sequence[str], env: dict[str, str], pass_fds: Sequence[int] = ()
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int] = ()
     ) -> Child:
         child = Child(name, self.folder / f"{name}.log", self.news)
         self._children.append(child)

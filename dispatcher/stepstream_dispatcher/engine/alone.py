@@ -136,6 +136,7 @@ class Alone:
             rests = now < self._rested_at.get(queue, 0.0) or (proven and self._proven[queue] > 0)
             if session := self._to_reserve(queue, now, rests=rests):
                 session.reserved = True
+                self._sessions.stir()  # the reader may wait for what was its room
                 return session
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_S):

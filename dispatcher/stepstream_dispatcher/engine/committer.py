@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -214,7 +214,7 @@ class Committer:
             "submit": _Lane("submit"),
             "settle": _Lane("settle"),
         }
-        self._adding: set[str] = set()  # tasks that are being put on a lane, without answer yet
+        self._adding: set[str] = set()  # known tasks that are put on a lane, without answer yet
         self._answered = asyncio.Event()  # set by the next answer; then there is another one
         self._unknown: set[str] = set()  # pipelines and steps that were complained about
         self._broken: set[str] = set()  # tasks that were complained about
@@ -236,7 +236,10 @@ class Committer:
         return await self._send("submit", transitions, [_NOTHING] * len(transitions))
 
     async def added(self, task_ids: Iterable[str]) -> None:
-        """Wait until what puts these tasks on a lane is through, if anything; a moment at most."""
+        """Wait until what puts these tasks on a lane is through, a moment at most.
+
+        Only for those whose data is at hand: all others have to be read anyway.
+        """
         adding = self._adding.intersection(task_ids)
         if not adding:
             return
@@ -315,7 +318,11 @@ class Committer:
         self, kind: CommitKind, transitions: Sequence[Transition], sources: Sequence[Source]
     ) -> list[Answer]:
         call = _Call(transitions, sources)
-        self._adding.update(_queued(transitions))
+        self._adding.update(
+            transition.task_id
+            for transition, source in zip(transitions, sources, strict=True)
+            if transition.enqueue is not None and source.data is not None
+        )
         self._lanes[kind].put(call)
         try:
             return await call.done
@@ -342,11 +349,11 @@ class Committer:
             error = unavailable
         finally:
             self._hand_back(taken, results, error)
-            self._is_answered(call.transitions[at] for call, at in taken)
+            self._is_answered(call.transitions[at].task_id for call, at in taken)
             taken.clear()  # an error has this frame, and the calls have the error
 
-    def _is_answered(self, transitions: Iterable[Transition]) -> None:
-        self._adding.difference_update(_queued(transitions))
+    def _is_answered(self, task_ids: Iterable[str]) -> None:
+        self._adding.difference_update(task_ids)
         answered, self._answered = self._answered, asyncio.Event()
         answered.set()
 
@@ -395,8 +402,3 @@ def _outcome(record: TaskRecord, transition: Transition, result: Answer) -> Outc
     return Outcome(
         verdict=result.verdict, known=result.record, before=record, transition=transition
     )
-
-
-def _queued(transitions: Iterable[Transition]) -> Iterator[str]:
-    """The tasks among them that are put on a lane."""
-    return (one.task_id for one in transitions if one.enqueue is not None)

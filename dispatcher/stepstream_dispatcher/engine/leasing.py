@@ -222,6 +222,8 @@ class Leasing:
         attempt.leased_at = now
         handout = Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
         session.outbox.hand_out(handout)
+        if session.outbox.clogged:
+            self._sessions.stir()  # the reader may wait for what was its room
 
 
 def _give_back(attempt: Attempt, token: str, reason: str) -> Proposal:

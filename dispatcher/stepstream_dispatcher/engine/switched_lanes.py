@@ -35,7 +35,7 @@ class SwitchedLanes(Turn):
         return entries
 
     async def wait(self, queues: Sequence[str], *, count: int, timeout_s: float) -> list[Entry]:
-        """See Store.wait. While the journal has tasks, one entry each, or one of either."""
+        """See Store.wait. While the journal has tasks, `count` is 1; both may answer at once."""
         if self.diverted:
             return await self._journal.wait(queues, count=count, timeout_s=timeout_s)
         if self._at_rest:

@@ -71,8 +71,9 @@ end
 
 local function keep_event(history, kept, was)
   if kept == '' then return end
-  if was[5] and call('EXISTS', history) == 0 then -- its first event was not kept by its creation
-    local created, state, step = unpack(was, 5, 7)
+  local created, state, step = unpack(was, 5, 7)
+  local tells = created and state and step
+  if tells and call('EXISTS', history) == 0 then -- its first event was not kept by its creation
     local first = cmsgpack.pack({ 1, tonumber(created), SUBMITTED, state, step })
     call('RPUSH', history, first, kept)
   elseif call('RPUSH', history, kept) > HISTORY_MAX then
@@ -107,12 +108,9 @@ local function apply(at, packed)
     fields[last] = entry
     entries = entries + 1
   end
+  if refused == 'NEW' then call('DEL', data, history) end -- of a life that was not trimmed yet
   set_data(data, input, names, bytes)
   call('HSET', record, unpack(fields))
-  if refused == 'NEW' and call('DEL', history) == 1 then -- of a life that was not trimmed yet
-    call('DEL', data)
-    set_data(data, input, names, bytes)
-  end
   keep_event(history, ARGV[bytes + 1], was)
   if published then call('PUBLISH', channel, ARGV[bytes]) end
   if ack_lane > 0 then

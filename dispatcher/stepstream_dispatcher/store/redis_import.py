@@ -38,8 +38,8 @@ class _Present(msgspec.Struct, frozen=True):
         """The event that the record alone tells: whatever follows, it is to be kept."""
         if self.has_history or self.fields.get("version") != "1":
             return []
-        fields = self.fields
-        return [first_event(int(fields["created_ms"]), fields["state"], fields["step"])]
+        told = [self.fields.get(name, "") for name in ("created_ms", "state", "step")]
+        return [first_event(int(told[0]), *told[1:])] if told[0].isdecimal() else []
 
 
 class RedisImport:
@@ -75,11 +75,11 @@ class RedisImport:
         raise StoreUnavailable(f"task {task.task_id} changes too fast to be imported")
 
     async def _present(self, task_id: str) -> _Present:
-        events, flat = await self._link.ask(
-            ("LLEN", self._keys.history(task_id)), ("HGETALL", self._keys.record(task_id))
+        has_history, flat = await self._link.ask(
+            ("EXISTS", self._keys.history(task_id)), ("HGETALL", self._keys.record(task_id))
         )
         texts = [text.decode(errors="replace") for text in flat]
-        return _Present(dict(zip(texts[::2], texts[1::2], strict=True)), bool(events))
+        return _Present(dict(zip(texts[::2], texts[1::2], strict=True)), bool(has_history))
 
     async def _run(self, task: Journaled, present: _Present) -> bool:
         keys, arguments = self._packed(task, present)

@@ -17,7 +17,7 @@ from stepstream_dispatcher.store.redis_scripts import RECOUNT, REPAIR, SURVEY, T
 __all__ = ["RedisRepairs"]
 
 TASKS_MAX: Final = 500  # a call of survey.lua or repair.lua; bounds how long it holds Redis
-KEYS_OF_TASK: Final = 4  # record, data, history and input: what SCAN passes for each task
+KEYS_OF_TASK: Final = 4  # record, data, history and input: what SCAN passes for each, at most
 NAME_COST_S: Final = 5e-7  # of a key that SCAN passes, or a member that ZSCAN answers: 0.33 us
 FIELDS: Final = (  # in the order of survey.lua
     "version",

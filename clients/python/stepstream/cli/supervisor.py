@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from stepstream.cli.lifeline import end_with_parent
+from stepstream.settings import child_environment
 
-__all__ = ["ChildSpec", "Supervisor", "inherited", "print_line"]
+__all__ = ["ChildSpec", "Supervisor", "print_line"]
 
 EXIT_REFUSED = 2  # what a process answers to settings that it cannot accept
 _BACKOFF_FIRST_S = 0.2
@@ -45,11 +46,6 @@ class ChildSpec:
     ready: Callable[[], bool] | None = None  # quick and not raising; None: ready when started
     stage: int = 0  # lower stages start earlier and stop later
     pass_fds: tuple[int, ...] = ()
-
-
-def inherited(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: this process's, with some of it set."""
-    return {**os.environ, **env}
 
 
 def print_line(name: str, line: str) -> None:
@@ -254,7 +250,7 @@ class _Child:
     async def _spawn(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self.spec.argv,
-            env=inherited({"PYTHONUNBUFFERED": "1", **self.spec.env}),
+            env=child_environment({"PYTHONUNBUFFERED": "1", **self.spec.env}),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -29,7 +29,8 @@ from types import TracebackType
 from typing import Self
 
 from stepstream.cli.lifeline import end_with_parent
-from stepstream.cli.supervisor import ChildSpec, inherited
+from stepstream.cli.supervisor import ChildSpec
+from stepstream.settings import child_environment
 
 __all__ = ["EmbeddedValkey", "EmbeddedValkeyError", "find_allocator", "find_server"]
 
@@ -141,7 +142,7 @@ class EmbeddedValkey:
 
     @property
     def env(self) -> dict[str, str]:
-        """What is set in its environment, beside ours."""
+        """What is set in its environment beside ours; nothing else is preloaded into it."""
         allocator = find_allocator(self._binary)
         return {"LD_PRELOAD": str(allocator)} if allocator else {}
 
@@ -240,7 +241,7 @@ class EmbeddedValkey:
         assert self._lock_fd is not None
         self.process = subprocess.Popen(
             self.argv,
-            env=inherited(self.env),
+            env=child_environment(self.env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

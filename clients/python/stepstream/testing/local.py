@@ -179,7 +179,7 @@ class LocalStepstream:
         redis_url = self._redis_url
         if redis_url is None:
             spec, redis_url = self._reserve_valkey(folder)
-            valkey = _Process(spec.argv, {}, folder / "valkey.log", spec.pass_fds)
+            valkey = _Process(spec.argv, spec.env, folder / "valkey.log", spec.pass_fds)
             self._stack.callback(valkey.stop)
             yield partial(valkey.wait_until, spec.ready or bool)
         self._log = folder / "dispatcher.log"

@@ -1,6 +1,7 @@
 """Reading, matching and leasing: what is read finds a worker or goes back, and no slot is lost."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from stepstream_dispatcher.engine import sessions
 from stepstream_dispatcher.engine.committer import Proposal
 from stepstream_dispatcher.engine.feeder import READ_MAX
 from stepstream_dispatcher.engine.sessions import Session
-from stepstream_dispatcher.store.port import Entry
+from stepstream_dispatcher.store.port import CommitKind, Entry, Result
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
 from tests.support.virtual_time import pass_time
 
@@ -180,6 +181,62 @@ async def test_waiting_ends_when_there_is_room_for_less(dispatcher: Dispatcher):
 
     assert len(session.outbox.handouts) == 1
     assert len(await dispatcher.pending()) == 1
+
+
+@feeding
+async def test_lane_that_loses_its_credit_while_it_is_read_is_not_waited_on(
+    dispatcher: Dispatcher,
+):
+    read = dispatcher.store.read
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_read(queue: str, count: int) -> list[Entry]:
+        reading.set()
+        await go_on.wait()
+        return await read(queue, count)
+
+    dispatcher.store.read = slow_read  # type: ignore[method-assign]
+    session = await dispatcher.connect(slots=4, **lanes("default"))
+    await reading.wait()
+    session.max_in_flight = 0
+    go_on.set()
+    await pass_time(0.1)
+
+    assert dispatcher.engine.feeder._waiting_on is None
+
+
+@feeding
+async def test_worker_that_is_kept_free_while_the_reader_waits_is_no_room(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=4, **lanes("default"))
+    assert await waiting_for(dispatcher) == 4
+
+    reserved = await dispatcher.engine.feeder._alone._reserve_worker("default", proven=False)
+    await pass_time(0.1)
+
+    assert reserved is session
+    assert dispatcher.engine.feeder._waiting_on is None
+
+
+@feeding
+async def test_worker_that_is_clogged_while_the_reader_waits_is_no_room(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sessions, "UNREAD_BYTES_MAX", 4)
+    commit = dispatcher.store.commit
+
+    async def slow(*args: Any, kind: CommitKind, **options: Any) -> list[Result]:
+        await asyncio.sleep(0.05 if kind == "settle" else 0)
+        return await commit(*args, kind=kind, **options)
+
+    dispatcher.store.commit = slow  # type: ignore[method-assign]
+    await dispatcher.connect(slots=4, **lanes("default"))
+    await dispatcher.submit(b"large")
+    await pass_time(0.04)
+    assert dispatcher.engine.feeder._waiting_for == 3
+
+    await pass_time(0.04)
+
+    assert dispatcher.engine.feeder._waiting_on is None
 
 
 @feeding

@@ -1,16 +1,20 @@
 """Tasks that are handed out without being read."""
 
+import asyncio
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
 from stepstream_dispatcher.core.admission import Submission, creation
-from stepstream_dispatcher.core.facts import Completed, Fact, Released
+from stepstream_dispatcher.core.facts import Adopted, Completed, Fact, Released
 from stepstream_dispatcher.core.record import TaskRecord, Transition
-from stepstream_dispatcher.engine.committer import Source
+from stepstream_dispatcher.engine.committer import ADDED_WITHIN_S, Proposal, Source
 from stepstream_dispatcher.engine.fresh import DATA_BYTES_MAX, KEPT_MS, TASKS_MAX, Fresh
 from stepstream_dispatcher.pipelines import read_pipelines
-from stepstream_dispatcher.store.port import Entry
-from tests.support.engine import Dispatcher, with_dispatcher
+from stepstream_dispatcher.store.port import CommitKind, Entry, Result
+from tests.support.engine import Dispatcher, settlement, with_dispatcher
+from tests.support.virtual_time import pass_time
 
 (TRANSLATION,) = read_pipelines()
 NEW = Source(None, {})
@@ -129,3 +133,92 @@ async def test_large_task_is_read_for_each_of_its_steps(dispatcher: Dispatcher):
     assert first.attempt.data is None
     assert dispatcher.store.loaded == [task_id, task_id]
     assert second.data["input"] == large
+
+
+@serving
+async def test_entry_that_is_read_before_the_answer_to_its_creation_waits_for_it(
+    dispatcher: Dispatcher,
+):
+    session = await dispatcher.connect(slots=1)
+    go_on = answers_late(dispatcher)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(dispatcher.submit())
+        await pass_time(0.01)
+        assert dispatcher.engine.feeder.in_hand
+        go_on.set()
+
+    await dispatcher.handed_out(session)
+    assert dispatcher.store.loaded == []
+
+
+@serving
+async def test_entry_that_is_read_before_the_answer_to_the_step_before_waits_for_it(
+    dispatcher: Dispatcher,
+):
+    session = await dispatcher.connect(slots=1)
+    await dispatcher.submit()
+    (first,) = await dispatcher.handed_out(session)
+    go_on = answers_late(dispatcher)
+
+    fact = Completed(token=first.attempt.record.lease, outcome="completed", output=b"output")
+    dispatcher.engine.settling.receive(session, [settlement(first, fact)])
+    await pass_time(0.01)
+    assert dispatcher.engine.feeder.in_hand
+    go_on.set()
+
+    await dispatcher.handed_out(session)
+    assert dispatcher.store.loaded == []
+
+
+@serving
+async def test_answer_that_does_not_come_is_not_waited_for(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    go_on = answers_late(dispatcher)
+
+    async with asyncio.TaskGroup() as group:
+        submitting = group.create_task(dispatcher.submit())
+        await pass_time(ADDED_WITHIN_S + 0.01)
+        assert len(dispatcher.store.loaded) == 1
+        go_on.set()
+
+    await dispatcher.handed_out(session)
+    assert dispatcher.store.loaded == [submitting.result()]
+
+
+@serving
+async def test_step_that_ended_after_a_conflict_is_handed_out_as_it_is(dispatcher: Dispatcher):
+    session = await dispatcher.connect(slots=1)
+    task_id = await dispatcher.submit()
+    (first,) = await dispatcher.handed_out(session)
+    lease = first.attempt.record.lease
+    for owner in ("dispatcher-2", "dispatcher-1"):  # adopted by another one, and taken back
+        record = await dispatcher.record(task_id)
+        adopted = Adopted(token=lease, owner=owner, worker=f"worker-of-{owner}")
+        (outcome,) = await dispatcher.engine.committer.apply(
+            [Proposal(task_id=task_id, record=record, fact=adopted)]
+        )
+        assert outcome.applied
+
+    fact = Completed(token=lease, outcome="completed", output=b"output")
+    await dispatcher.report(session, first, fact)
+    (second,) = await dispatcher.handed_out(session)
+
+    assert dispatcher.store.loaded == []
+    ((record, data),) = await dispatcher.store.load([task_id])
+    assert (second.attempt.record, second.data) == (record, data)
+
+
+def answers_late(dispatcher: Dispatcher) -> asyncio.Event:
+    """Have commits carried out at once, and answered once the event is set."""
+    go_on, commit = asyncio.Event(), dispatcher.store.commit
+
+    async def late(
+        transitions: Sequence[Transition], *, kind: CommitKind, live_max: int = 0
+    ) -> list[Result]:
+        results = await commit(transitions, kind=kind, live_max=live_max)
+        await go_on.wait()
+        return results
+
+    dispatcher.store.commit = late  # type: ignore[method-assign]
+    return go_on
