@@ -222,19 +222,20 @@ async def test_worker_that_is_clogged_while_the_reader_waits_is_no_room(
     dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sessions, "UNREAD_BYTES_MAX", 4)
-    commit = dispatcher.store.commit
+    go_on, commit = asyncio.Event(), dispatcher.store.commit
 
     async def slow(*args: Any, kind: CommitKind, **options: Any) -> list[Result]:
-        await asyncio.sleep(0.05 if kind == "settle" else 0)
+        if kind == "settle":
+            await go_on.wait()
         return await commit(*args, kind=kind, **options)
 
     dispatcher.store.commit = slow  # type: ignore[method-assign]
     await dispatcher.connect(slots=4, **lanes("default"))
     await dispatcher.submit(b"large")
-    await pass_time(0.04)
-    assert dispatcher.engine.feeder._waiting_for == 3
+    assert await waiting_for(dispatcher) == 3
 
-    await pass_time(0.04)
+    go_on.set()
+    await pass_time(0.1)
 
     assert dispatcher.engine.feeder._waiting_on is None
 
