@@ -23,8 +23,8 @@ REGISTER_WITHIN_S: Final = 10.0  # a stream that says nothing is closed
 SILENT_MAX: Final = (
     5_000  # streams that have not said who they are; as many as there may be workers
 )
-# Turns of the loop before the next frame is read: what a report has begun is then on its way to
-# Redis, and does not wait for gRPC's part in reading, which takes longer.
+# Turns of the loop after a report, before the next frame is read: what it has begun is then on its
+# way to Redis, and does not wait for gRPC's part in reading, which takes longer.
 TURNS_FIRST: Final = 3
 
 
@@ -107,7 +107,7 @@ class WorkerService(WorkerServiceServicer):
             session.is_read = False
             protocol.receive(frames.parts_of(frame))
             await self._take_in(session, frame)
-            for _ in range(TURNS_FIRST):
+            for _ in range(TURNS_FIRST if frame.HasField("report") else 0):
                 await asyncio.sleep(0)
             session.is_read, session.heard_at = True, loop.time()
         protocol.receive([HALF_CLOSE])
