@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.slow]
 CUT_OFF = 100 if os.environ.get("STEPSTREAM_TEST_LONG") == "1" else 20
 AT_ONCE = 40  # Submits of one cut, below the default cap of 64
 SLOW_S = 0.05  # of each answer, so that a call carries many Submits
-ANSWERED = 2  # calls before the one that is cut: they carry one or two each
+ANSWERED = 1  # calls before the one that is cut: it carries one or two, and the others wait
 MARKER = SUBMIT.digest.encode()
 LIMIT_S = 30.0
 
