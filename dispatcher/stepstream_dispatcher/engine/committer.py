@@ -15,9 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 import structlog
@@ -27,6 +26,7 @@ from stepstream_dispatcher.core.facts import Fact
 from stepstream_dispatcher.core.lifecycle import Circumstances, Refusal, decide
 from stepstream_dispatcher.core.pipeline import Catalog
 from stepstream_dispatcher.core.record import TaskRecord, Transition, after
+from stepstream_dispatcher.engine.commit_lane import SECOND_FROM, Answer, Call, Lane, Source
 from stepstream_dispatcher.engine.identity import OperationIds
 from stepstream_dispatcher.store.port import (
     CommitFailed,
@@ -37,23 +37,14 @@ from stepstream_dispatcher.store.port import (
     Verdict,
 )
 
-__all__ = ["Answer", "Committer", "Outcome", "Proposal", "Source", "broken"]
+__all__ = ["Committer", "Outcome", "Proposal", "broken"]
 
-CALL_TRANSITIONS_MAX: Final = 256  # design 5: bounds the time that one script call holds Redis
-CALL_BYTES_MAX: Final = 1024 * 1024
-TRANSITION_BYTES: Final = 512  # what a transition takes besides its data, rounded up
-# A second call of a kind goes out beside the first, so that it is packed while Redis works on that,
-# once as many transitions wait: creations that come one by one share calls instead, since a call
-# costs as much as several of them, and what workers wait for does not wait.
-SECOND_FROM: Final[dict[CommitKind, int]] = {"submit": 64, "settle": 1}
 ADDED_WITHIN_S: Final = 0.05  # an answer of Redis takes 1 ms; a read instead of it as long
 UNKNOWN_MAX: Final = 1_000  # pipelines and steps that are complained about, once each
 BROKEN_MAX: Final = 1_000  # tasks that are complained about, once each
 DECISIONS_MAX: Final = 5  # of one fact, before the caller is told that the task is contended
 
 _APPLIED: Final = (Verdict.APPLIED, Verdict.DUPLICATE)
-
-Answer: TypeAlias = Result | InternalError  # the error: the store cannot carry it out
 
 _log = structlog.get_logger(__name__)
 
@@ -65,13 +56,6 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     record: TaskRecord
     fact: Fact
     data: dict[str, bytes] | None = None  # all fields of task:data, where they are at hand too
-
-
-class Source(msgspec.Struct, frozen=True):
-    """What a transition was decided from."""
-
-    record: TaskRecord | None  # None: the task is created
-    data: dict[str, bytes] | None  # its data as of then; None: not at hand
 
 
 _NOTHING: Final = Source(None, {})  # of a creation
@@ -103,74 +87,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the fact may be recorded yet: for now it is contended, or cannot be."""
         contended = self.verdict is Verdict.VERSION_CONFLICT
         return contended or self.refusal in (Refusal.UNKNOWN_PIPELINE, Refusal.BROKEN)
-
-
-class _Call:
-    """Transitions of one caller, and the future that waits for all their results."""
-
-    __slots__ = ("done", "missing", "results", "sources", "transitions")
-
-    def __init__(self, transitions: Sequence[Transition], sources: Sequence[Source]) -> None:
-        self.transitions = transitions
-        self.sources = sources
-        self.results: list[Answer | None] = [None] * len(transitions)
-        self.missing = len(transitions)
-        self.done: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
-
-    def settle(self, index: int, result: Answer) -> None:
-        self.results[index] = result
-        self.missing -= 1
-        if not self.missing and not self.done.done():
-            self.done.set_result([result for result in self.results if result is not None])
-
-    def fail(self, error: StepstreamError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
-class _Lane:
-    """The transitions of one kind that wait for the next call."""
-
-    def __init__(self, kind: CommitKind) -> None:
-        self.kind: CommitKind = kind
-        self.waiting: deque[tuple[_Call, int]] = deque()
-        self.ready = {1: asyncio.Event(), SECOND_FROM[kind]: asyncio.Event()}  # so many wait
-
-    def put(self, call: _Call) -> None:
-        self.waiting.extend((call, index) for index in range(len(call.transitions)))
-        self._tell()
-
-    def _tell(self) -> None:
-        for amount, ready in self.ready.items():
-            if len(self.waiting) >= amount:
-                ready.set()
-            else:
-                ready.clear()
-
-    def take(self) -> list[tuple[_Call, int]]:
-        """As much as one call may carry: in order, one transition per task."""
-        taken: list[tuple[_Call, int]] = []
-        later: list[tuple[_Call, int]] = []
-        tasks: set[str] = set()
-        room = CALL_BYTES_MAX
-        while self.waiting and len(taken) < CALL_TRANSITIONS_MAX:
-            call, index = self.waiting[0]
-            transition = call.transitions[index]
-            size = TRANSITION_BYTES
-            if transition.data:
-                size += sum(map(len, transition.data.values()))
-            if taken and size > room:
-                break
-            self.waiting.popleft()
-            if transition.task_id in tasks:
-                later.append((call, index))
-                continue
-            tasks.add(transition.task_id)
-            room -= size
-            taken.append((call, index))
-        self.waiting.extendleft(reversed(later))
-        self._tell()
-        return taken
 
 
 class Committer:
@@ -210,9 +126,9 @@ class Committer:
         self._applied = applied
         self._rng = rng
         self._moved = moved
-        self._lanes: dict[CommitKind, _Lane] = {
-            "submit": _Lane("submit"),
-            "settle": _Lane("settle"),
+        self._lanes: dict[CommitKind, Lane] = {
+            "submit": Lane("submit"),
+            "settle": Lane("settle"),
         }
         self._adding: set[str] = set()  # known tasks that are put on a lane, without answer yet
         self._answered = asyncio.Event()  # set by the next answer; then there is another one
@@ -317,7 +233,7 @@ class Committer:
     async def _send(
         self, kind: CommitKind, transitions: Sequence[Transition], sources: Sequence[Source]
     ) -> list[Answer]:
-        call = _Call(transitions, sources)
+        call = Call(transitions, sources)
         self._adding.update(
             transition.task_id
             for transition, source in zip(transitions, sources, strict=True)
@@ -329,12 +245,12 @@ class Committer:
         finally:
             del call  # an error has this frame, and the call has the error: that would keep them
 
-    async def _run_lane(self, lane: _Lane, ready: asyncio.Event) -> None:
+    async def _run_lane(self, lane: Lane, ready: asyncio.Event) -> None:
         while True:
             await ready.wait()
             await self._call(lane, lane.take())  # which is not kept here until the next one
 
-    async def _call(self, lane: _Lane, taken: list[tuple[_Call, int]]) -> None:
+    async def _call(self, lane: Lane, taken: list[tuple[Call, int]]) -> None:
         if not taken:  # the other one was quicker
             return
         error: StepstreamError = StoreUnavailable("the commit was interrupted")
@@ -357,11 +273,11 @@ class Committer:
         answered, self._answered = self._answered, asyncio.Event()
         answered.set()
 
-    async def _carry_out(self, batch: list[Transition], lane: _Lane) -> list[Result]:
+    async def _carry_out(self, batch: list[Transition], lane: Lane) -> list[Result]:
         return await self._store.commit(batch, kind=lane.kind, live_max=self._live_max)
 
     def _beside_broken(
-        self, taken: Sequence[tuple[_Call, int]], failed: CommitFailed
+        self, taken: Sequence[tuple[Call, int]], failed: CommitFailed
     ) -> list[Answer]:
         """The results, with an error in the place of each transition that failed."""
         return [
@@ -378,7 +294,7 @@ class Committer:
 
     def _hand_back(
         self,
-        taken: Sequence[tuple[_Call, int]],
+        taken: Sequence[tuple[Call, int]],
         results: Sequence[Answer | None],
         error: StepstreamError,
     ) -> None:

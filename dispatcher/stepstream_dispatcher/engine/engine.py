@@ -14,7 +14,8 @@ from stepstream_dispatcher.core.admission import Limits
 from stepstream_dispatcher.core.pipeline import Catalog, Pipeline, decode, encode
 from stepstream_dispatcher.core.record import TaskRecord, Transition
 from stepstream_dispatcher.engine.checkup import Checkup
-from stepstream_dispatcher.engine.committer import Committer, Source
+from stepstream_dispatcher.engine.commit_lane import Source
+from stepstream_dispatcher.engine.committer import Committer
 from stepstream_dispatcher.engine.desk import Desk
 from stepstream_dispatcher.engine.fallback import Fallback
 from stepstream_dispatcher.engine.feeder import Feeder

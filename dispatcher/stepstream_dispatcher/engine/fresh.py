@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition, with_fields
-from stepstream_dispatcher.engine.committer import Source
+from stepstream_dispatcher.engine.commit_lane import Source
 from stepstream_dispatcher.store.port import Entry
 
 __all__ = ["Fresh", "is_small"]

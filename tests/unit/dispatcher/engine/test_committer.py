@@ -13,15 +13,13 @@ from stepstream_dispatcher.core.admission import Submission, creation
 from stepstream_dispatcher.core.facts import CancelAsked, Redriven
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition
-from stepstream_dispatcher.engine.committer import (
+from stepstream_dispatcher.engine.commit_lane import (
     CALL_BYTES_MAX,
     CALL_TRANSITIONS_MAX,
-    DECISIONS_MAX,
     SECOND_FROM,
-    Outcome,
-    Proposal,
-    _Call,
+    Call,
 )
+from stepstream_dispatcher.engine.committer import DECISIONS_MAX, Outcome, Proposal
 from stepstream_dispatcher.store.port import CommitKind, CommitPartly, Result, Verdict
 from tests.support.engine import Dispatcher, Trouble, with_dispatcher
 from tests.support.records import NOW_MS, TRANSLATION
@@ -245,7 +243,7 @@ async def test_what_could_not_be_committed_is_not_kept(dispatcher: Dispatcher):
         with contextlib.suppress(StoreUnavailable):
             await dispatcher.engine.committer.create([new_task(0)])
         await dispatcher.engine.committer.create([new_task(1)])
-        kept = [call for call in gc.get_objects() if isinstance(call, _Call)]
+        kept = [call for call in gc.get_objects() if isinstance(call, Call)]
         assert new_task(0).task_id not in {call.transitions[0].task_id for call in kept}
     finally:
         gc.enable()

@@ -9,7 +9,8 @@ import pytest
 from stepstream_dispatcher.core.admission import Submission, creation
 from stepstream_dispatcher.core.facts import Adopted, Completed, Fact, Released
 from stepstream_dispatcher.core.record import TaskRecord, Transition
-from stepstream_dispatcher.engine.committer import ADDED_WITHIN_S, Proposal, Source
+from stepstream_dispatcher.engine.commit_lane import Source
+from stepstream_dispatcher.engine.committer import ADDED_WITHIN_S, Proposal
 from stepstream_dispatcher.engine.fresh import DATA_BYTES_MAX, KEPT_MS, TASKS_MAX, Fresh
 from stepstream_dispatcher.pipelines import read_pipelines
 from stepstream_dispatcher.store.port import CommitKind, Entry, Result
