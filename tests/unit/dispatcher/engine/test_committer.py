@@ -16,6 +16,8 @@ from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition
 from stepstream_dispatcher.engine.commit_lane import (
     CALL_BYTES_MAX,
     CALL_TRANSITIONS_MAX,
+    COMPANY,
+    GATHER_S,
     SECOND_FROM,
     Call,
 )
@@ -92,6 +94,75 @@ async def test_many_creations_do_not_wait_for_the_call_before(dispatcher: Dispat
         dispatcher.store.slow.set()
 
     assert sizes(dispatcher) == [1, many, 1]
+
+
+async def create_one_by_one(dispatcher: Dispatcher, numbers: range, *, gap_s: float) -> float:
+    """Each by a caller of its own; virtual seconds from the last one to its result."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as group:
+        for number in numbers:
+            await pass_time(gap_s)
+            began = loop.time()
+            group.create_task(dispatcher.engine.committer.create([new_task(number)]))
+    return loop.time() - began
+
+
+@committing
+async def test_creations_that_come_closely_share_calls_while_no_call_is_under_way(
+    dispatcher: Dispatcher,
+):
+    await create_one_by_one(dispatcher, range(100), gap_s=GATHER_S / 4)
+
+    calls = sizes(dispatcher)
+    assert calls[0] == 1, "nobody waits before it is known that others come"
+    assert min(calls[-10:-1]) >= 4
+
+
+@committing
+async def test_creation_waits_no_longer_than_a_moment_for_company(dispatcher: Dispatcher):
+    took_s = await create_one_by_one(dispatcher, range(100), gap_s=GATHER_S / 4)
+
+    assert GATHER_S / 2 < took_s < GATHER_S * 1.01
+
+
+@committing
+async def test_creation_that_comes_after_a_pause_waits_for_nobody(dispatcher: Dispatcher):
+    await create_one_by_one(dispatcher, range(100), gap_s=GATHER_S / 4)
+    took_s = await create_one_by_one(dispatcher, range(100, 101), gap_s=1.0)
+
+    assert took_s < GATHER_S / 100
+
+
+@committing
+async def test_creations_in_company_wait_for_no_more(dispatcher: Dispatcher):
+    await create_one_by_one(dispatcher, range(100), gap_s=GATHER_S / 4)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await create_side_by_side(dispatcher, [new_task(100 + number) for number in range(COMPANY)])
+
+    assert loop.time() - began < GATHER_S / 100
+    assert sizes(dispatcher)[-1] == COMPANY
+
+
+@committing
+async def test_creations_that_come_further_apart_wait_for_nobody(dispatcher: Dispatcher):
+    await create_one_by_one(dispatcher, range(100), gap_s=GATHER_S * 0.75)
+
+    assert sizes(dispatcher) == [1] * 100
+
+
+@committing
+async def test_what_workers_wait_for_never_waits_for_company(dispatcher: Dispatcher):
+    many = 50
+    tasks = [await dispatcher.submit(b"%d" % number) for number in range(many)]
+    records = [await dispatcher.record(task_id) for task_id in tasks]
+    dispatcher.store.commits.clear()
+    async with asyncio.TaskGroup() as group:
+        for task_id, record in zip(tasks, records, strict=True):
+            group.create_task(cancel(dispatcher, task_id, record))
+            await pass_time(GATHER_S / 10)
+
+    assert sizes(dispatcher) == [1] * many
 
 
 @committing
