@@ -3,10 +3,10 @@
 Both clients build their calls here and only do the input and output themselves.
 """
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
-from uuid import uuid4
 
 from stepstream import _convert, types
 from stepstream._status import error_from_item
@@ -80,7 +80,7 @@ class Call(Generic[T]):
 
 def new_request_id() -> str:
     """A random id, so that a repeated Submit is the same task."""
-    return uuid4().hex
+    return secrets.token_hex(16)
 
 
 def submit(
@@ -234,7 +234,8 @@ def _fill_request(request: pb2.SubmitRequest, item: types.SubmitItem) -> None:
     request.pipeline = item.pipeline
     _convert.fill_payload(request.input, item.input)
     request.request_id = item.request_id or new_request_id()
-    request.labels.update(item.labels)
+    if item.labels:
+        request.labels.update(item.labels)
     request.require_durable = item.require_durable
     if item.delay_s is not None:
         request.delay.CopyFrom(_convert.seconds_to_duration(item.delay_s, "delay"))

@@ -7,6 +7,7 @@ integral numbers come back as int.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -290,6 +291,7 @@ def _state_from_message(state: service_pb2.StateStats) -> types.StateStats:
     return types.StateStats(depth=state.depth, oldest_age_s=age_s)
 
 
+@lru_cache(maxsize=256)
 def _word(enum: Any, number: int, prefix: str) -> str:
     """The name of an enum value without its prefix; a value from a newer server is its number."""
     value = enum.DESCRIPTOR.values_by_number.get(number)

@@ -4,7 +4,11 @@ Theory of operation. Each address has a lane. A submit that comes while the lane
 the next turn of the loop, with what else came in its own: no timer holds it. What comes while calls
 are under way waits until one of them is answered and then goes out together, and when none is
 answered for WAIT_S_MAX, without. So a lone caller is never delayed, and many callers make few
-calls, the larger the busier the dispatcher is.
+calls, the larger the busier the dispatcher is. Where many wait they part into as many calls as may
+be under way: callers that come again once they are answered would otherwise all end up in one call,
+and this side would stand still while the dispatcher works, and the other way round.
+
+One timer looks after the limits of all, since hardly any is reached.
 
 Without Redis a dispatcher answers a batch when all of its tasks have ended, and a quick task would
 wait for a slow one. So only a dispatcher that has said PARALLEL within the last TRUST_S gets
@@ -22,9 +26,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import Context
 from typing import Any, Final, Protocol, TypeVar
 
@@ -42,6 +47,7 @@ ITEMS_MAX: Final = 250  # of one call; a dispatcher takes 1,000
 BYTES_MAX: Final = 1024 * 1024  # of one call; a dispatcher takes 4 MiB
 ALONE_BYTES: Final = 64 * 1024  # a larger submit goes by itself: a call is the least of its cost
 CALLS_MAX: Final = 2  # under way at one address
+SHARE_MIN: Final = 16  # items that make a call of their own: a call costs as much as ten of them
 WAIT_S_MAX: Final = 0.02  # that a submit waits for others' answers
 TRUST_S: Final = 1.0  # that a dispatcher is taken to be where its last answer saw it
 
@@ -133,6 +139,38 @@ class _Flight:
             self.task.cancel()
 
 
+class _Ends:
+    """One timer for many limits, set to the earliest of them.
+
+    Args:
+        look: Ends what is late by a monotonic time, and says when the others will be.
+    """
+
+    def __init__(self, look: Callable[[float], Iterable[float]]) -> None:
+        self._look = look
+        self._earliest_mono = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def expect(self, end_mono: float) -> None:
+        """Look when this limit is reached, if not before."""
+        if end_mono >= self._earliest_mono:
+            return
+        self.forget()
+        self._earliest_mono = end_mono
+        delay_s = end_mono - time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._reached)
+
+    def forget(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._earliest_mono = None, math.inf
+
+    def _reached(self) -> None:
+        self.forget()
+        self.expect(min(self._look(time.monotonic()), default=math.inf))
+
+
 class _Lane:
     """The submits at one address."""
 
@@ -147,6 +185,7 @@ class _Lane:
         self._flights: set[_Flight] = set()
         self._departure: asyncio.Handle | None = None  # in this turn of the loop
         self._limit: asyncio.TimerHandle | None = None  # of what waits for an answer
+        self._ends = _Ends(self._give_up_late)
 
     async def submit(self, call: Call[Submitted], timeout_s: float) -> Submitted:
         """See Submits.submit."""
@@ -161,6 +200,7 @@ class _Lane:
     def close(self) -> None:
         """Refuse everybody who waits or is under way."""
         self._stay()
+        self._ends.forget()
         for passenger in self._waiting:
             passenger.land(Unavailable(CLOSED))
         self._waiting.clear()
@@ -174,7 +214,7 @@ class _Lane:
             return await self._send(call, self._address, timeout_s)
         if await self._is_alone():
             return await self._fly_alone(call, timeout_s)
-        return await self._fly(_Passenger(call, size, timeout_s), timeout_s)
+        return await self._fly(_Passenger(call, size, timeout_s))
 
     async def _is_alone(self) -> bool:
         """Whether the lane is free, and nobody else comes in this turn of the loop."""
@@ -203,20 +243,31 @@ class _Lane:
         trusted = time.monotonic() < self._mode_mono + TRUST_S
         return trusted and self._mode == ExecutionMode.PARALLEL
 
-    async def _fly(self, passenger: _Passenger, timeout_s: float) -> Submitted:
+    async def _fly(self, passenger: _Passenger) -> Submitted:
         self._waiting.append(passenger)
+        self._ends.expect(passenger.end_mono)
         self._plan()
         try:
-            async with asyncio.timeout(timeout_s):
-                outcome = await passenger.landed
-        except TimeoutError:
-            raise TimeoutError(f"no answer from {self._address} in time") from None
+            outcome = await passenger.landed
         finally:
             if passenger.landed.cancelled() and passenger.flight is not None:
                 passenger.flight.give_up()
         if isinstance(outcome, Exception):
             raise copy.copy(outcome) from outcome  # each caller adds its own request id to it
         return outcome
+
+    def _give_up_late(self, now_mono: float) -> Iterator[float]:
+        """Tell those whose time is over; yields when that of the others will be."""
+        aboard = (passenger for flight in self._flights for passenger in flight.aboard)
+        for passenger in [*self._waiting, *aboard]:
+            if passenger.landed.done():
+                continue
+            if passenger.end_mono > now_mono:
+                yield passenger.end_mono
+                continue
+            passenger.land(TimeoutError(f"no answer from {self._address} in time"))
+            if passenger.flight is not None:
+                passenger.flight.give_up()
 
     def _plan(self) -> None:
         """See to it that those who wait go out."""
@@ -247,7 +298,7 @@ class _Lane:
 
     def _board(self) -> Iterator[_Passenger]:
         """Those who wait, as many as one call takes; those who have left meanwhile never waited."""
-        items = ITEMS_MAX if self._is_parallel() else 1
+        items = self._share() if self._is_parallel() else 1
         size = 0
         while self._waiting and items and size + self._waiting[0].size <= BYTES_MAX:
             passenger = self._waiting.popleft()
@@ -255,6 +306,11 @@ class _Lane:
                 size += passenger.size
                 items -= 1
                 yield passenger
+
+    def _share(self) -> int:
+        """How many of those who wait go out with one call, if they may share one."""
+        calls = min(CALLS_MAX - len(self._flights), len(self._waiting) // SHARE_MIN)
+        return min(ITEMS_MAX, math.ceil(len(self._waiting) / max(1, calls)))
 
     def _start(self, aboard: list[_Passenger]) -> None:
         flight = _Flight(aboard)

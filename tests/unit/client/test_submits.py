@@ -1,8 +1,10 @@
 """Submits that are made at the same time share calls, and nobody can tell."""
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
@@ -12,80 +14,12 @@ import pytest
 from stepstream import AsyncClient, _submits, errors
 from stepstream.types import Submitted
 from stepstream.v1 import dispatcher_service_pb2 as pb2
-from stepstream.v1.dispatcher_service_pb2_grpc import (
-    DispatcherServiceServicer,
-    add_DispatcherServiceServicer_to_server,
-)
-from tests.unit.client.dispatcher_stub import SERVER_OPTIONS, rich_status
+from stepstream.v1.dispatcher_service_pb2_grpc import add_DispatcherServiceServicer_to_server
+from tests.unit.client.dispatcher_stub import SERVER_OPTIONS
+from tests.unit.client.submit_desk import LIMIT_S, Desk
 
-LIMIT_S = 5.0
 NEVER_S = 1_000.0
-MANY = 40
-
-
-class Desk(DispatcherServiceServicer):
-    """Accepts tasks, under their request ids; keeps which came together in one call."""
-
-    def __init__(self) -> None:
-        self.calls: list[list[pb2.SubmitRequest]] = []
-        self.methods: list[str] = []
-        self.left = 0  # calls that were given up
-        self.mode = "PARALLEL"
-        self.speaks = asyncio.Event()  # while it is not set, no call is answered
-        self.speaks.set()
-        self.refusals: deque[errors.StepstreamError] = deque()  # of calls, before their answers
-        self.refused: dict[str, pb2.ItemError] = {}  # items of batches, by request id
-        self.answers_max = 1_000  # of one batch
-        self._news = asyncio.Condition()
-
-    def together(self) -> list[list[str]]:
-        """The request ids of each call."""
-        return [[one.request_id for one in requests] for requests in self.calls]
-
-    async def until(self, happened: Callable[[], bool]) -> None:
-        async with asyncio.timeout(LIMIT_S), self._news:
-            await self._news.wait_for(happened)
-
-    async def Submit(self, request: pb2.SubmitRequest, context: Any) -> pb2.SubmitResponse:  # noqa: N802
-        await self._begin("Submit", [request], context)
-        return self._accepted(request)
-
-    async def SubmitBatch(  # noqa: N802
-        self, request: pb2.SubmitBatchRequest, context: Any
-    ) -> pb2.SubmitBatchResponse:
-        await self._begin("SubmitBatch", list(request.requests), context)
-        results = [self._result(one) for one in request.requests]
-        return pb2.SubmitBatchResponse(results=results[: self.answers_max])
-
-    async def _begin(self, method: str, requests: list[pb2.SubmitRequest], context: Any) -> None:
-        self.calls.append(requests)
-        self.methods.append(method)
-        await self._tell()
-        try:
-            await self.speaks.wait()
-        except asyncio.CancelledError:
-            self.left += 1
-            await self._tell()
-            raise
-        if self.refusals:
-            error = self.refusals.popleft()
-            details = rich_status(error).SerializeToString()
-            context.set_trailing_metadata((("grpc-status-details-bin", details),))
-            await context.abort(grpc.StatusCode[error.status], str(error))
-
-    async def _tell(self) -> None:
-        async with self._news:
-            self._news.notify_all()
-
-    def _result(self, request: pb2.SubmitRequest) -> pb2.SubmitResult:
-        if request.request_id in self.refused:
-            return pb2.SubmitResult(error=self.refused[request.request_id])
-        return pb2.SubmitResult(accepted=self._accepted(request))
-
-    def _accepted(self, request: pb2.SubmitRequest) -> pb2.SubmitResponse:
-        return pb2.SubmitResponse(
-            task_id=request.request_id, execution_mode=f"EXECUTION_MODE_{self.mode}"
-        )
+MANY = 2 * _submits.SHARE_MIN - 2  # as many as go together
 
 
 @pytest.fixture
@@ -147,10 +81,16 @@ def task_ids(answers: dict[str, Submitted | Exception]) -> dict[str, str]:
     return {one: getattr(answer, "task_id", repr(answer)) for one, answer in answers.items()}
 
 
-async def held(client: AsyncClient, desk: Desk, group: asyncio.TaskGroup) -> None:
-    """As many calls are under way as may be, one submit each, and none is answered."""
+async def held(
+    client: AsyncClient,
+    desk: Desk,
+    group: asyncio.TaskGroup,
+    *,
+    calls: int | None = None,
+) -> None:
+    """So many calls are under way, or as many as may be, one submit each; none is answered."""
     desk.speaks.clear()
-    for count in range(1, _submits.CALLS_MAX + 1):
+    for count in range(1, (calls or _submits.CALLS_MAX) + 1):
         group.create_task(client.submit("p", None, request_id=f"held{count}"))
         await desk.until(lambda count=count: len(desk.calls) == count)
 
@@ -166,6 +106,46 @@ async def test_submits_of_one_moment_are_one_call(client, desk):
 
     assert task_ids(answers) == {one: one for one in names(MANY)}
     assert desk.together() == [names(MANY)]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_many_submits_of_one_moment_part_into_as_many_calls_as_may_be_under_way(client, desk):
+    desk.speaks.clear()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(submitted(client, names(2 * _submits.SHARE_MIN + 1)))
+        await desk.until(lambda: len(desk.calls) == _submits.CALLS_MAX)
+        desk.speaks.set()
+
+    shares = [len(one) for one in desk.together()]
+    assert shares == [_submits.SHARE_MIN + 1, _submits.SHARE_MIN]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_many_submits_go_together_beside_a_call_that_is_under_way(client, desk):
+    many = 2 * _submits.SHARE_MIN
+    async with asyncio.TaskGroup() as group:
+        await held(client, desk, group, calls=_submits.CALLS_MAX - 1)
+        group.create_task(submitted(client, names(many)))
+        await desk.until(lambda: len(desk.calls) == _submits.CALLS_MAX)
+        desk.speaks.set()
+
+    assert desk.together()[-1] == names(many)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_callers_that_come_again_do_not_end_up_in_one_call(client, desk):
+    async def caller(number: int) -> None:
+        for again in range(3):
+            await client.submit("p", None, request_id=f"{number}-{again}")
+
+    desk.speaks.clear()
+    async with asyncio.TaskGroup() as group:
+        for number in range(2 * _submits.SHARE_MIN):
+            group.create_task(caller(number))
+        await desk.until(lambda: len(desk.calls) == _submits.CALLS_MAX)
+        desk.speaks.set()
+
+    assert max(len(one) for one in desk.calls) == _submits.SHARE_MIN
 
 
 @pytest.mark.usefixtures("patient")
@@ -206,17 +186,17 @@ async def test_what_waits_goes_out_although_no_call_is_answered(client, desk):
 
 @pytest.mark.usefixtures("patient")
 async def test_a_call_has_a_limited_number_of_items(client, desk):
-    ids = names(_submits.ITEMS_MAX + 2)
+    ids = names(2 * _submits.ITEMS_MAX + 2)
 
     await submitted(client, ids)
 
-    assert [len(one) for one in desk.calls] == [_submits.ITEMS_MAX, 2]
+    assert [len(one) for one in desk.calls] == [_submits.ITEMS_MAX, _submits.ITEMS_MAX, 2]
 
 
 @pytest.mark.usefixtures("patient")
 async def test_a_call_has_a_limited_number_of_bytes(client, desk):
     async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
-        for _ in range(MANY):
+        for _ in range(40):
             group.create_task(client.submit("p", b"x" * 60_000))
 
     sizes = [sum(one.ByteSize() for one in requests) for requests in desk.calls]
@@ -435,6 +415,65 @@ async def test_each_has_its_own_time_limit(client, desk):
 
 
 @pytest.mark.usefixtures("patient")
+async def test_a_call_is_given_up_once_all_aboard_have_run_out_of_time(client, desk):
+    desk.speaks.clear()
+    answers = await submitted(client, names(3), call_timeout_s=0.1)
+    await desk.until(lambda: desk.left == 1)
+    desk.speaks.set()
+
+    assert {type(one) for one in answers.values()} == {errors.OutcomeUnknown}
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_call_is_given_up_once_some_aboard_have_left_and_the_others_have_no_time(
+    client, desk
+):
+    desk.speaks.clear()
+    async with asyncio.TaskGroup() as group:
+        leaving = group.create_task(client.submit("p", None))
+        late = group.create_task(ended(client.submit("p", None, call_timeout_s=0.2)))
+        await desk.until(lambda: len(desk.calls) == 1)
+        leaving.cancel()
+        await late
+        await desk.until(lambda: desk.left == 1)
+    desk.speaks.set()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_waits_for_room_runs_out_of_time_too(client, desk):
+    async with asyncio.TaskGroup() as group:
+        await held(client, desk, group)
+        answers = await submitted(client, names(3), call_timeout_s=0.1)
+        later = group.create_task(submitted(client, names(3, "later")))
+        await a_few_turns()
+        desk.speaks.set()
+
+    assert {type(one) for one in answers.values()} == {errors.OutcomeUnknown}
+    assert task_ids(later.result()) == {one: one for one in names(3, "later")}
+    assert desk.together()[-1] == names(3, "later")
+
+
+@pytest.mark.usefixtures("patient")
+async def test_limits_are_kept_in_whatever_order_they_come(client, desk):
+    limits_s = [0.3, 0.1, 0.2]
+    over: list[float] = []
+
+    async def run_out(limit_s: float) -> None:
+        assert isinstance(
+            await ended(client.submit("p", None, call_timeout_s=limit_s)), errors.OutcomeUnknown
+        )
+        over.append(limit_s)
+
+    desk.speaks.clear()
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        for limit_s in limits_s:
+            group.create_task(run_out(limit_s))
+    desk.speaks.set()
+
+    assert over == sorted(limits_s)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_the_options_of_each_go_along(client, desk):
     async with asyncio.TaskGroup() as group:
         group.create_task(client.submit("p", None, require_durable=True, labels={"a": "1"}))
@@ -464,6 +503,17 @@ async def test_closing_refuses_those_aboard_and_those_who_wait(address, desk):
     assert {(type(one), str(one)) for one in outcomes} == {
         (errors.Unavailable, "this client is closed")
     }
+
+
+async def test_a_client_that_was_closed_is_not_kept_until_its_limits(address):
+    async with AsyncClient(address) as client:
+        await submitted(client, names(3), call_timeout_s=NEVER_S)
+        await submitted(client, names(3), call_timeout_s=NEVER_S)
+    gone = weakref.ref(client)
+    del client
+    gc.collect()
+
+    assert gone() is None
 
 
 @pytest.mark.usefixtures("patient")
