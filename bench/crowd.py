@@ -11,6 +11,7 @@ from bench.figures import Figure, Measured, Ratio
 from bench.idle import idle_workers, put_off, watching
 from bench.sections import Round
 from bench.stage import Options, Stage, staged
+from stepstream.session import HEARTBEAT_INTERVAL_S, SILENCE_LIMIT_S, idle_beat_interval_s
 
 __all__ = ["FIGURES", "RATIOS", "opened"]
 
@@ -20,7 +21,8 @@ CONNECTED_FULL: Final = (2, 200, 2_000)
 WATCHERS: Final = 1_000
 TASKS: Final = 3_000  # of one piece of work
 SETTLE_S: Final = 2.0  # what connecting has begun is over by then
-IDLE_S: Final = 5.0  # one heartbeat interval, so that each worker beats once
+# One interval, so that each worker beats once.
+IDLE_S: Final = idle_beat_interval_s(HEARTBEAT_INTERVAL_S, SILENCE_LIMIT_S)
 
 _WAYS: Final = {
     **{f"workers_{amount}": f"{amount} workers connected" for amount in CONNECTED_FULL},
@@ -34,7 +36,7 @@ FIGURES: Final = tuple(
         Figure(
             name=f"crowd.{way}.idle",
             unit="% of a core",
-            explains=f"processor time of the dispatcher over 5 s without any task, {words}",
+            explains=f"processor time of the dispatcher without any task, {words}",
             aim="≤ 25" if way == "workers_2000" else "",
         ),
         Figure(

@@ -14,7 +14,7 @@ from bench.system import PIPELINES
 from stepstream import AsyncClient, SubmitItem
 from stepstream._channel import CHANNEL_OPTIONS
 from stepstream._convert import duration_to_seconds
-from stepstream.session import PROTOCOL_VERSION
+from stepstream.session import PROTOCOL_VERSION, idle_beat_interval_s
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.v1.worker_service_pb2_grpc import WorkerServiceStub
 from stepstream_dispatcher.core.pipeline import Catalog
@@ -69,7 +69,9 @@ async def _register(
     )
     await call.write(pb.WorkRequest(register=register))
     frame = await call.read()
-    return call, duration_to_seconds(frame.registered.heartbeat_interval)
+    interval_s = duration_to_seconds(frame.registered.heartbeat_interval)
+    limit_s = duration_to_seconds(frame.registered.silence_limit)
+    return call, idle_beat_interval_s(interval_s, limit_s)
 
 
 async def put_off(client: AsyncClient, amount: int) -> list[str]:

@@ -22,6 +22,8 @@ __all__ = [
     "HALF_CLOSE",
     "HEARTBEAT_INTERVAL_S",
     "HEARTBEAT_SPACING_S",
+    "IDLE_BEAT_FACTOR",
+    "IDLE_BEAT_PART",
     "MAX_MESSAGE_BYTES",
     "PARTS",
     "PROTOCOL_VERSION",
@@ -35,6 +37,7 @@ __all__ = [
     "Row",
     "Session",
     "State",
+    "idle_beat_interval_s",
 ]
 
 PROTOCOL_VERSION = 1
@@ -42,6 +45,14 @@ PROTOCOL_VERSION = 1
 
 HEARTBEAT_INTERVAL_S = 5.0
 """Longest time between two heartbeats. A third of the silence limit, so that two may be lost."""
+
+IDLE_BEAT_FACTOR = 1.3
+"""How much longer a worker that holds no attempt waits between two heartbeats: it has no lease to
+renew, and says only that it lives."""
+
+IDLE_BEAT_PART = 0.43
+"""The part of the silence limit that an idle worker does not go beyond: two heartbeats within the
+limit, and the answer well before the worker looks for another dispatcher."""
 
 HEARTBEAT_SPACING_S = 0.25
 """Shortest time between two heartbeats that carry progress: four a second look smooth."""
@@ -68,6 +79,17 @@ payload has at most 1 MiB), which still leaves a frame far below MAX_MESSAGE_BYT
 
 HALF_CLOSE = "half_close"
 """Pseudo-part: the worker half-closes its direction, or the dispatcher ends the stream."""
+
+
+def idle_beat_interval_s(interval_s: float, silence_limit_s: float) -> float:
+    """Seconds between two heartbeats of a worker that holds no attempt.
+
+    Args:
+        interval_s: Of one that does.
+        silence_limit_s: After which it would be given up.
+    """
+    longest_s = min(interval_s * IDLE_BEAT_FACTOR, silence_limit_s * IDLE_BEAT_PART)
+    return max(interval_s, longest_s)
 
 
 class LocalProtocolError(AssertionError):

@@ -13,6 +13,7 @@ from stepstream.session import (
     Role,
     Session,
     State,
+    idle_beat_interval_s,
 )
 from stepstream.v1 import worker_service_pb2 as pb
 
@@ -181,3 +182,19 @@ def test_empty_frames_and_unknown_parts_are_ignored(parts: list[str]) -> None:
 def test_our_own_unknown_part_is_a_programmer_error() -> None:
     with pytest.raises(LocalProtocolError):
         active()[WORKER].send(["of_a_newer_protocol"])
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "limit_s", "expected_s"),
+    [
+        (5.0, 15.0, 6.45),  # the defaults: two within the limit, the answer before two thirds of it
+        (1.0, 15.0, 1.3),
+        (60.0, 600.0, 78.0),
+        (7.5, 15.0, 7.5),  # never more often than a worker that holds attempts
+        (0.05, 0.1, 0.05),
+    ],
+)
+def test_an_idle_worker_beats_less_often_and_twice_within_the_limit(
+    interval_s: float, limit_s: float, expected_s: float
+):
+    assert idle_beat_interval_s(interval_s, limit_s) == pytest.approx(expected_s)

@@ -529,7 +529,9 @@ Global___Released: _TypeAlias = Released  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """That the worker lives. Every heartbeat interval, sooner (at most 4 a second) when progress moved."""
+    """That the worker lives. Every heartbeat interval, sooner (at most 4 a second) when progress moved;
+    less often, but twice within the silence limit, while it holds nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -640,7 +642,7 @@ class Registered(_message.Message):
     """Longest frame that the dispatcher accepts, in bytes."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """Longest time between two heartbeats."""
+        """Longest time between two heartbeats of a worker that holds attempts."""
 
     @_builtins.property
     def silence_limit(self) -> _duration_pb2.Duration:

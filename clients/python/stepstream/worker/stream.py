@@ -26,6 +26,7 @@ from stepstream.session import (
     SILENCE_LIMIT_S,
     Role,
     Session,
+    idle_beat_interval_s,
 )
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.worker import _frames
@@ -214,7 +215,12 @@ class Stream:
         )
         self._beat_due = False
         self._beat_mono = monotonic()
-        self._beat_at(self._beat_mono + self._beat_interval_s)
+        self._beat_at(self._beat_mono + self._next_beat_s())
+
+    def _next_beat_s(self) -> float:
+        if self._desk.inventory:
+            return self._beat_interval_s
+        return idle_beat_interval_s(self._beat_interval_s, self.silence_limit_s)
 
     # What is heard.
 

@@ -14,6 +14,8 @@ from stepstream.worker import Completed, NotRetryable, RetryAfter, StepContext, 
 from tests.support.fake_dispatcher import FakeDispatcher, assignment
 from tests.unit.client.worker.conftest import Gates, Serving, link_stopped
 
+IDLE_BEATS = 6
+
 
 @step("echo")
 async def echo(ctx: StepContext) -> object:
@@ -102,6 +104,7 @@ async def test_the_context_shows_the_assignment(fake: FakeDispatcher, serving: S
         assert settlement.completed.outcome == "passed"
 
 
+IDLE_BEATS = 6
 ERRORS = {
     "not_retryable": (
         NotRetryable("no such page", code="NO_PAGE"),
@@ -232,6 +235,20 @@ async def test_progress_rides_on_an_early_heartbeat(
         assert held.note == "é" * 32
         assert session.heartbeats[-1].batch_received == 1
         assert len(session.heartbeats) <= 3
+
+
+async def test_a_worker_that_holds_nothing_beats_less_often(
+    fake: FakeDispatcher, serving: Serving
+) -> None:
+    fake.heartbeat_interval_s = 0.1
+    loop = asyncio.get_running_loop()
+    async with serving(echo):
+        session = await fake.session()
+        await session.until(lambda one: one.heartbeats)
+        began = loop.time()
+        await session.until(lambda one: len(one.heartbeats) > IDLE_BEATS)
+
+    assert loop.time() - began > 0.1 * (IDLE_BEATS + 1)  # a timer is never early
 
 
 async def test_heartbeats_name_what_has_no_receipt(
