@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import TypeGuard, TypeVar
 
 import grpc
@@ -53,6 +54,7 @@ class FakeSession:
 
     def __init__(self, dispatcher: FakeDispatcher) -> None:
         self.frames: list[pb.WorkRequest] = []
+        self.beats_mono: list[float] = []  # when each heartbeat came
         self.half_closed = False
         self.closed = asyncio.Event()  # the worker has half-closed or gone
         self._dispatcher = dispatcher
@@ -166,6 +168,8 @@ class FakeSession:
             response.registered.CopyFrom(fake.registered(self))
         if frame.HasField("report") and fake.receipt_status is not None:
             response.receipts.CopyFrom(receipts(frame.report.settlements, fake.receipt_status))
+        if frame.HasField("heartbeat"):
+            self.beats_mono.append(monotonic())
         if frame.HasField("heartbeat") and fake.acknowledges:
             response.heartbeat_ack.SetInParent()
         if response.ListFields():

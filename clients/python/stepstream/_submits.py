@@ -29,7 +29,7 @@ import copy
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import Context
 from typing import Any, Final, Protocol, TypeVar
 
@@ -38,6 +38,7 @@ import grpc.aio
 from stepstream import _calls
 from stepstream._calls import Call
 from stepstream._channel import CLOSED
+from stepstream._ends import Ends
 from stepstream.errors import StepstreamError, Unavailable
 from stepstream.types import ExecutionMode, Submitted
 
@@ -139,38 +140,6 @@ class _Flight:
             self.task.cancel()
 
 
-class _Ends:
-    """One timer for many limits, set to the earliest of them.
-
-    Args:
-        look: Ends what is late by a monotonic time, and says when the others will be.
-    """
-
-    def __init__(self, look: Callable[[float], Iterable[float]]) -> None:
-        self._look = look
-        self._earliest_mono = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-
-    def expect(self, end_mono: float) -> None:
-        """Look when this limit is reached, if not before."""
-        if end_mono >= self._earliest_mono:
-            return
-        self.forget()
-        self._earliest_mono = end_mono
-        delay_s = end_mono - time.monotonic()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._reached)
-
-    def forget(self) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._earliest_mono = None, math.inf
-
-    def _reached(self) -> None:
-        self.forget()
-        self.expect(min(self._look(time.monotonic()), default=math.inf))
-
-
 class _Lane:
     """The submits at one address."""
 
@@ -185,7 +154,8 @@ class _Lane:
         self._flights: set[_Flight] = set()
         self._departure: asyncio.Handle | None = None  # in this turn of the loop
         self._limit: asyncio.TimerHandle | None = None  # of what waits for an answer
-        self._ends = _Ends(self._give_up_late)
+        self._ends = Ends(self._give_up_late)
+        self._closed = False
 
     async def submit(self, call: Call[Submitted], timeout_s: float) -> Submitted:
         """See Submits.submit."""
@@ -199,6 +169,7 @@ class _Lane:
 
     def close(self) -> None:
         """Refuse everybody who waits or is under way."""
+        self._closed = True
         self._stay()
         self._ends.forget()
         for passenger in self._waiting:
@@ -233,8 +204,7 @@ class _Lane:
         try:
             return await self._send(call, self._address, timeout_s)
         finally:
-            self._flights.remove(flight)
-            self._plan()
+            self._landed(flight)
 
     def _may_share(self) -> bool:
         return self._mode in {"", ExecutionMode.PARALLEL}
@@ -244,6 +214,8 @@ class _Lane:
         return trusted and self._mode == ExecutionMode.PARALLEL
 
     async def _fly(self, passenger: _Passenger) -> Submitted:
+        if self._closed:  # while it looked for others of its turn
+            raise Unavailable(CLOSED)
         self._waiting.append(passenger)
         self._ends.expect(passenger.end_mono)
         self._plan()
@@ -319,6 +291,12 @@ class _Lane:
         self._flights.add(flight)
         # In a context of its own: what one caller has in its own is not for the others.
         flight.task = self._group.create_task(self._carry(flight), context=Context())
+        # Not in the coroutine: one that is cancelled before it begins has no end of its own.
+        flight.task.add_done_callback(lambda _: self._landed(flight))
+
+    def _landed(self, flight: _Flight) -> None:
+        self._flights.remove(flight)
+        self._plan()
 
     async def _carry(self, flight: _Flight) -> None:
         aboard = flight.aboard
@@ -332,9 +310,6 @@ class _Lane:
                 self._part(aboard)
         except (TimeoutError, grpc.aio.BaseError) as error:
             flight.land(error)
-        finally:
-            self._flights.remove(flight)
-            self._plan()
 
     def _part(self, aboard: list[_Passenger]) -> None:
         """Send each by itself, so that it gets the answer that is its own."""

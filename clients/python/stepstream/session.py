@@ -44,7 +44,8 @@ PROTOCOL_VERSION = 1
 """What `Register.protocol_version` says; raised when an old peer could no longer take part."""
 
 HEARTBEAT_INTERVAL_S = 5.0
-"""Longest time between two heartbeats. A third of the silence limit, so that two may be lost."""
+"""Longest time between two heartbeats of a worker that holds attempts. A third of the silence
+limit, so that two may be lost."""
 
 IDLE_BEAT_FACTOR = 1.3
 """How much longer a worker that holds no attempt waits between two heartbeats: it has no lease to

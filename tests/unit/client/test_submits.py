@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
@@ -93,6 +94,13 @@ async def held(
     for count in range(1, (calls or _submits.CALLS_MAX) + 1):
         group.create_task(client.submit("p", None, request_id=f"held{count}"))
         await desk.until(lambda count=count: len(desk.calls) == count)
+
+
+def stand_still_s(seconds: float) -> None:
+    """Holds up the loop."""
+    end_mono = time.monotonic() + seconds
+    while time.monotonic() < end_mono:
+        pass
 
 
 async def a_few_turns() -> None:
@@ -415,13 +423,18 @@ async def test_each_has_its_own_time_limit(client, desk):
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_call_is_given_up_once_all_aboard_have_run_out_of_time(client, desk):
-    desk.speaks.clear()
-    answers = await submitted(client, names(3), call_timeout_s=0.1)
-    await desk.until(lambda: desk.left == 1)
-    desk.speaks.set()
+async def test_calls_that_end_before_they_begin_leave_room_for_others(client, desk):
+    """The loop is held up, in a turn in which calls are to depart, until their limits are over."""
+    limit_s = 0.02
+    for turns in [*range(5)] * _submits.CALLS_MAX:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(ended(client.submit("p", None, call_timeout_s=limit_s)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            stand_still_s(2 * limit_s)
 
-    assert {type(one) for one in answers.values()} == {errors.OutcomeUnknown}
+        assert task_ids(await submitted(client, ["after"])) == {"after": "after"}
 
 
 @pytest.mark.usefixtures("patient")
@@ -503,6 +516,20 @@ async def test_closing_refuses_those_aboard_and_those_who_wait(address, desk):
     assert {(type(one), str(one)) for one in outcomes} == {
         (errors.Unavailable, "this client is closed")
     }
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_closing_refuses_submits_in_whatever_turn_they_are(address, desk, turns):
+    client = await AsyncClient(address).__aenter__()
+    await client.submit("p", None)
+    desk.speaks.clear()
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        made = [group.create_task(ended(client.submit("p", None))) for _ in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await client.close()
+
+    assert {type(one.result()) for one in made} == {errors.Unavailable}
 
 
 async def test_a_client_that_was_closed_is_not_kept_until_its_limits(address):

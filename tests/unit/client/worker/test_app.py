@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import pairwise
+from statistics import median
 
 import grpc
 import pytest
@@ -14,7 +16,7 @@ from stepstream.worker import Completed, NotRetryable, RetryAfter, StepContext, 
 from tests.support.fake_dispatcher import FakeDispatcher, assignment
 from tests.unit.client.worker.conftest import Gates, Serving, link_stopped
 
-IDLE_BEATS = 6
+BEATS = 10
 
 
 @step("echo")
@@ -104,7 +106,6 @@ async def test_the_context_shows_the_assignment(fake: FakeDispatcher, serving: S
         assert settlement.completed.outcome == "passed"
 
 
-IDLE_BEATS = 6
 ERRORS = {
     "not_retryable": (
         NotRetryable("no such page", code="NO_PAGE"),
@@ -237,18 +238,20 @@ async def test_progress_rides_on_an_early_heartbeat(
         assert len(session.heartbeats) <= 3
 
 
+@pytest.mark.parametrize(("held", "interval_s"), [(False, 0.13), (True, 0.1)])
 async def test_a_worker_that_holds_nothing_beats_less_often(
-    fake: FakeDispatcher, serving: Serving
+    fake: FakeDispatcher, serving: Serving, gates: Gates, held: bool, interval_s: float
 ) -> None:
     fake.heartbeat_interval_s = 0.1
-    loop = asyncio.get_running_loop()
-    async with serving(echo):
+    async with serving(gates.held):
         session = await fake.session()
-        await session.until(lambda one: one.heartbeats)
-        began = loop.time()
-        await session.until(lambda one: len(one.heartbeats) > IDLE_BEATS)
+        if held:
+            session.batch(assignment(1, "held"))
+        await session.until(lambda one: len(one.beats_mono) > BEATS)
+        gates.opened.set()
 
-    assert loop.time() - began > 0.1 * (IDLE_BEATS + 1)  # a timer is never early
+    gaps_s = [later - earlier for earlier, later in pairwise(session.beats_mono)]
+    assert median(gaps_s) == pytest.approx(interval_s, abs=0.012)
 
 
 async def test_heartbeats_name_what_has_no_receipt(
