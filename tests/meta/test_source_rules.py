@@ -18,8 +18,6 @@ BROAD_HANDLERS = {
     "dispatcher/stepstream_dispatcher/engine/supervise.py",
     "dispatcher/stepstream_dispatcher/rpc/status.py",
 }
-# A supervisor hands its own environment on to its children, without looking into it.
-ENVIRONMENT_READERS = {"clients/python/stepstream/cli/supervisor.py"}
 # A step's process looks for modules where its worker does, as those of multiprocessing do.
 SEARCH_PATH_HANDERS = {
     "clients/python/stepstream/worker/child.py",
@@ -83,7 +81,7 @@ def test_the_environment_is_read_in_settings_modules_only():
     found = [
         place
         for path in tree.packages()
-        if path.stem != "settings" and tree.location(path) not in ENVIRONMENT_READERS
+        if path.stem != "settings"
         for place in dotted(path, "os.environ", "os.getenv", "os.environb")
     ]
 
