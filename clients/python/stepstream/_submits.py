@@ -48,7 +48,7 @@ ITEMS_MAX: Final = 250  # of one call; a dispatcher takes 1,000
 BYTES_MAX: Final = 1024 * 1024  # of one call; a dispatcher takes 4 MiB
 ALONE_BYTES: Final = 64 * 1024  # a larger submit goes by itself: a call is the least of its cost
 CALLS_MAX: Final = 2  # under way at one address
-SHARE_MIN: Final = 16  # items that make a call of their own: a call costs as much as ten of them
+SHARE_MIN: Final = 16  # items that make a call of their own: most of a small one's cost is the call
 WAIT_S_MAX: Final = 0.02  # that a submit waits for others' answers
 TRUST_S: Final = 1.0  # that a dispatcher is taken to be where its last answer saw it
 

@@ -1,7 +1,7 @@
 """Transitions that wait for the next call to the store, and who waits for their results.
 
-Theory of operation. A call costs as much as ten transitions. Where callers come one by one and
-closely, each call would carry one or two: what comes then waits a moment for company. How closely
+Theory of operation. Most of a small call's cost is the call. Where callers come one by one and
+closely, each would carry one or two: what comes then waits a moment for company. How closely
 they come is known from those before, so that nobody waits for a caller that is not to be expected.
 """
 
