@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
 
@@ -186,6 +186,8 @@ class ProcessPool:
         self._targets = targets
         self._threads = ThreadPool(size, "stepstream-process")
         self._lock = threading.Lock()
+        self._starting = 0
+        self._started = threading.Condition(self._lock)
         self._idle: list[StepProcess] = []
         self._taken: dict[StepProcess, str] = {}  # with the token of the attempt; "" is none yet
         self._closed = False
@@ -211,6 +213,7 @@ class ProcessPool:
         """Ends all processes: idle ones by themselves, the others at once. Waits for them."""
         with self._lock:
             self._closed = True
+            self._started.wait_for(lambda: not self._starting, STOP_GRACE_S)
             idle, taken = self._idle, list(self._taken)
             self._idle = []
         for process in taken:
@@ -235,12 +238,11 @@ class ProcessPool:
 
     def _add(self) -> None:
         """Starts a process in advance."""
-        if self._closed:
-            return
         try:
             process = self._start()
         except OSError as error:
-            _log.error("no process for steps", reason=str(error))
+            if not self._closed:
+                _log.error("no process for steps", reason=str(error))
             return
         try:
             process.await_ready()
@@ -269,7 +271,7 @@ class ProcessPool:
         """An idle process, or a new one.
 
         Raises:
-            OSError: The system cannot start a process.
+            OSError: The system cannot start a process, or the pool is closed.
         """
         while True:
             with self._lock:
@@ -283,23 +285,39 @@ class ProcessPool:
         return self._start()
 
     def _start(self) -> StepProcess:
-        process = StepProcess(self._targets)
-        with self._lock:
-            self._taken[process] = ""
-            if self._closed:
-                process.kill()
+        with self._being_started():
+            process = StepProcess(self._targets)
+            with self._lock:
+                self._taken[process] = ""
+                if self._closed:
+                    process.kill()
         return process
+
+    @contextlib.contextmanager
+    def _being_started(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise OSError("the worker has ended")
+            self._starting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting -= 1
+                self._started.notify_all()
 
     def _give_back(self, process: StepProcess, *, reusable: bool) -> bool:
         """Keeps a process for the next attempt, or ends it; says whether it was kept."""
         with self._lock:
-            del self._taken[process]
             if reusable and process.is_alive and not self._closed:
+                del self._taken[process]
                 self._idle.append(process)
                 return True
         process.hang_up()
         process.kill()
         process.reap()
+        with self._lock:
+            del self._taken[process]  # only now: `close` waits for those that it finds there
         return False
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.worker import StepContext, Worker, step
+from stepstream.worker.processes import ProcessPool
+from stepstream.worker.targets import target_of
 from tests.support.fake_dispatcher import FakeDispatcher, FakeSession, assignment
 from tests.support.processes import children_of, ended_within
 from tests.unit.client.worker.conftest import Serving
@@ -229,6 +231,18 @@ async def test_no_process_is_left_behind(fake: FakeDispatcher, serving: Serving,
         assert children_of(os.getpid()) - before
 
     assert children_of(os.getpid()) - before == set()
+
+
+def test_an_end_waits_for_processes_that_are_about_to_start() -> None:
+    before = children_of(os.getpid())
+    for _ in range(10):
+        pool = ProcessPool(2, [target_of(look)])
+        pool.warm_up()
+        while not children_of(os.getpid()) - before:
+            os.sched_yield()
+        pool.close()
+
+        assert children_of(os.getpid()) - before == set()
 
 
 async def test_a_drain_waits_for_what_runs(fake: FakeDispatcher, serving: Serving) -> None:
