@@ -1,11 +1,13 @@
 """Fixtures of every suite."""
 
+import gc
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import redis as test_redis
 from tests.support.headings import HEADINGS, heading_of
@@ -14,6 +16,9 @@ from tests.support.headings import HEADINGS, heading_of
 # that is spawned with a `preexec_fn` beside a server of the same test process, and break it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+# A machine that stands still for a moment is no fault of the example that ran then.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 WHOLE_SYSTEM = {"integration", "interop"}  # the suites that stand under headings
 
@@ -33,6 +38,20 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def key_prefix() -> str:
     """A key prefix that belongs to this test alone."""
     return test_redis.new_key_prefix()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keeps the collector away while a failure is written down.
+
+    That parses source, and so does a finalizer that logs a traceback: within the other, it makes
+    Python 3.11 raise a SystemError, which ends the run in place of the failure's report.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

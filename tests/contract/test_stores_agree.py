@@ -119,7 +119,7 @@ async def compare(redis_url, history):
         assert on_redis == on_local
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(history=steps)
 def test_both_stores_tell_the_same_story(redis_url, history):
     asyncio.run(compare(redis_url, history))

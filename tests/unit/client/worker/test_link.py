@@ -339,7 +339,7 @@ async def test_a_silent_dispatcher_is_left_before_what_runs_is_cut_off(
     fake: FakeDispatcher, serving: Serving, gates: Gates
 ) -> None:
     async with fake_dispatcher() as frozen:
-        frozen.heartbeat_interval_s, frozen.silence_limit_s = 0.05, 0.9
+        frozen.heartbeat_interval_s, frozen.silence_limit_s = 0.05, 3.0
         async with serving(gates.held, address=[frozen.address, fake.address]):
             first = await frozen.session()
             first.batch(assignment(1, "held"))
@@ -357,7 +357,7 @@ async def test_a_silent_dispatcher_is_left_before_what_runs_is_cut_off(
 async def test_a_silent_dispatcher_is_kept_while_no_other_answers(
     fake: FakeDispatcher, serving: Serving, gates: Gates
 ) -> None:
-    fake.heartbeat_interval_s, fake.silence_limit_s = 0.05, 0.9
+    fake.heartbeat_interval_s, fake.silence_limit_s = 0.05, 3.0
     async with serving(gates.held, address=[fake.address, "127.0.0.1:1"]):
         first = await fake.session()
         first.batch(assignment(1, "held"))

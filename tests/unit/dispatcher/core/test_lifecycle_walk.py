@@ -205,7 +205,7 @@ WALKS = st.builds(Walk, st.sampled_from([TRANSLATION, APPROVAL, LONGEST]), SUBMI
 
 
 @given(WALKS, turns(*ORDINARY, most=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_task_ends_once_and_its_record_always_agrees_with_itself(walk: Walk, path: list[Turn]):
     walk.agrees_with_itself()
 
@@ -220,7 +220,7 @@ def test_a_task_ends_once_and_its_record_always_agrees_with_itself(walk: Walk, p
 
 
 @given(WALKS, turns(*ORDINARY, *REVIVALS, most=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_task_that_is_redriven_is_counted_once_still(walk: Walk, path: list[Turn]):
     for turn in path:
         walk.meet(fact_of(walk, turn), turn.rand)
@@ -230,7 +230,7 @@ def test_a_task_that_is_redriven_is_counted_once_still(walk: Walk, path: list[Tu
 
 
 @given(WALKS, turns(*ORDINARY, most=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_fact_that_moved_the_task_does_not_move_it_again(walk: Walk, path: list[Turn]):
     """What is decided again, from the record that it led to, settles nothing twice."""
     for turn in path:
@@ -242,7 +242,7 @@ def test_a_fact_that_moved_the_task_does_not_move_it_again(walk: Walk, path: lis
 
 
 @given(WALKS, turns(*ORDINARY, most=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_task_beyond_its_deadline_begins_no_attempt_and_no_step(walk: Walk, path: list[Turn]):
     """Once it was noticed, at the latest when the attempt that runs is settled, it has failed."""
     for turn in path:

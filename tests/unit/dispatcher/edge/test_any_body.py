@@ -50,9 +50,7 @@ PATHS = st.sampled_from(
 
 
 @given(path=PATHS, body=OBJECTS | BODIES, cut=st.integers(0, 3))
-@settings(
-    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_is_our_fault(http: httpx.Client, path: str, body: object, cut: int):
     content = json.dumps(body).encode()
 

@@ -121,18 +121,24 @@ async def other_host(port: int) -> AsyncIterator[DispatcherServiceStub]:
             sink.write(data)
             await sink.drain()
         sink.close()
+        await sink.wait_closed()
 
     async def relay(near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        relays.append(asyncio.current_task())
         far, to_far = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
         async with asyncio.TaskGroup() as pumps:
             pumps.create_task(pump(near, to_far))
             pumps.create_task(pump(far, to_near))
 
+    relays: list[asyncio.Task[Any] | None] = []
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     address = "{}:{}".format(*server.sockets[0].getsockname())
     async with grpc.aio.insecure_channel(address) as channel:
         yield DispatcherServiceStub(channel)
     server.close()
+    async with asyncio.timeout(10):
+        for one in filter(None, relays):
+            await one
 
 
 @pytest.fixture

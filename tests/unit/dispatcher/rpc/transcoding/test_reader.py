@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stepstream.errors import InvalidTask
@@ -64,7 +64,6 @@ def read(body: object, kind: type[Any] = api.SubmitRequest) -> Any:
 
 
 @given(SUBMISSIONS)
-@settings(deadline=None)
 def test_read_as_json_format_reads(body: dict[str, Any]):
     assert read(body) == json_format.ParseDict(body, api.SubmitRequest())
 

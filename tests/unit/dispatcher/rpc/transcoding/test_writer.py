@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stepstream.v1 import dispatcher_service_pb2 as api
@@ -38,7 +38,6 @@ TASKS = st.builds(
 
 
 @given(TASKS)
-@settings(deadline=None)
 def test_written_as_json_format_writes(task: pb.Task):
     expected = json_format.MessageToDict(task, always_print_fields_with_no_presence=True)
 
