@@ -18,6 +18,7 @@ from typing import NamedTuple
 from stepstream.errors import RemoteProtocolError
 
 __all__ = [
+    "AHEAD_WAIT_S",
     "BATCH_BYTES_MAX",
     "HALF_CLOSE",
     "HEARTBEAT_INTERVAL_S",
@@ -57,6 +58,10 @@ limit, and the answer well before the worker looks for another dispatcher."""
 
 HEARTBEAT_SPACING_S = 0.25
 """Shortest time between two heartbeats that carry progress: four a second look smooth."""
+
+AHEAD_WAIT_S = 0.75
+"""How long an attempt waits at its worker for a slot at most, before it is given back; one that is
+handed out to wait has so much longer. Rarely reached, since only short steps are taken ahead."""
 
 SILENCE_LIMIT_S = 15.0
 """An end that hears nothing for this long gives the other up; also the length of a lease."""

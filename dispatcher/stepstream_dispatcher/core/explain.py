@@ -34,8 +34,13 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def free(self) -> int:
-        """Attempts that it takes now."""
-        return 0 if self.draining else max(0, self.slots - self.held)
+        """Attempts that it can run now."""
+        return 0 if self.draining else self.slots - self.taken
+
+    @property
+    def taken(self) -> int:
+        """Slots that have an attempt; it may hold more, which wait for one."""
+        return min(self.held, self.slots)
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +166,7 @@ def _no_worker(scene: Scene) -> str:
 
 def _no_slot(scene: Scene) -> str:
     able = scene.able
-    held, slots = sum(seat.held for seat in able), sum(seat.slots for seat in able)
+    held, slots = sum(seat.taken for seat in able), sum(seat.slots for seat in able)
     if runs_alone(scene.record):
         taken = scene.record.losses + scene.record.unseen
         words = f"{scene.record.step} has taken down {taken} workers and runs alone"

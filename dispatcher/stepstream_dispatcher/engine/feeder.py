@@ -2,8 +2,9 @@
 
 Theory of operation. One reader per dispatcher takes entries of one lane at a time, never more than
 the free credit of the sessions that the lane may feed; when all lanes are empty it blocks over
-those with credit, for no more than the least of it shared among them, and is woken when a new one
-gets some, or there is less. What was read is *in hand* until it is
+those with a free slot, for no more than the least of them shared among them, and is woken when a
+new one gets some, or there are less. For workers that only take something ahead of their slots it
+never blocks: what comes may find a slot elsewhere. What was read is *in hand* until it is
 leased; what can be leased is at once, so that slots which are free have nothing ready. An entry
 that is not its record's current one is deleted unseen. An entry that finds no room after all is
 held for a second and then put back uncharged. A step that has taken down two workers gets one for
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 import msgspec
@@ -125,48 +127,58 @@ class Feeder:
     async def _read_for_ever(self, group: asyncio.TaskGroup) -> None:
         while True:
             self._changed.clear()
-            free = self._free()
-            if not free:
+            room = self._room()
+            if not room:
                 await self._changed.wait()
                 continue
-            entries = await self._read(free) or await self._wait(free.keys())
+            entries = await self._read(room) or await self._wait(room.keys())
             if entries:
                 self.in_hand.update(entries)
                 await self._take_in(entries, group)
                 for _ in range(TURNS_FIRST):
                     await asyncio.sleep(0)
 
+    def _room(self) -> dict[str, int]:
+        """Free credit by lane: what is ready has had its chance, and found none of it."""
+        return self._by_lane(attrgetter("room"))
+
     def _free(self) -> dict[str, int]:
-        """Free slots by lane: what is ready has had its chance, and found none of them."""
+        """Free slots by lane."""
+        return {queue: free for queue, free in self._by_lane(attrgetter("free")).items() if free}
+
+    def _by_lane(self, part: Callable[[Offer], int]) -> dict[str, int]:
         if self._stopped:
             return {}
-        free: dict[str, int] = {}
+        found: dict[str, int] = {}
         for offer in self._sessions.offers():
             for queue in offer.queues - self.paused:
-                free[queue] = free.get(queue, 0) + offer.free
-        return free
+                found[queue] = found.get(queue, 0) + part(offer)
+        return found
 
-    async def _read(self, free: dict[str, int]) -> list[Entry]:
+    async def _read(self, room: dict[str, int]) -> list[Entry]:
         """Take what the next lane with entries has, each lane in its turn."""
-        for queue in sorted(free, key=lambda name: (name <= self._last, name)):
-            entries = await self._store.read(queue, min(free[queue], READ_MAX))
+        for queue in sorted(room, key=lambda name: (name <= self._last, name)):
+            entries = await self._store.read(queue, min(room[queue], READ_MAX))
             if entries:
                 self._last = queue
                 return entries
         return []
 
     async def _wait(self, queues: AbstractSet[str]) -> list[Entry]:
-        free = self._free()
-        if free.keys() != queues:
+        if self._room().keys() != queues:
             return []  # a lane got credit while the others were read, or lost it
-        self._waiting_on, self._waiting_for = frozenset(queues), _share(free)
+        free = self._free()
+        if not free:
+            await self._changed.wait()
+            return []
+        self._waiting_on, self._waiting_for = frozenset(free), _share(free)
         try:
-            return await self._store.wait(sorted(queues), count=self._waiting_for, timeout_s=WAIT_S)
+            return await self._store.wait(sorted(free), count=self._waiting_for, timeout_s=WAIT_S)
         finally:
             self._waiting_on = None
 
     def _should_wake(self) -> bool:
-        """Whether a lane got credit that the reader does not wait on, or it waits for too much."""
+        """Whether a lane got a slot that the reader does not wait on, or it waits for too much."""
         if self._waiting_on is None:
             return False
         if self._stopped or not self.paused.isdisjoint(self._waiting_on):

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from stepstream.session import AHEAD_WAIT_S
 from stepstream_dispatcher.core.facts import Leased, Released, Requeued
 from stepstream_dispatcher.core.lifecycle import Refusal
 from stepstream_dispatcher.core.record import TaskRecord, assignment_id
@@ -217,9 +218,10 @@ class Leasing:
     def _post(self, session: Session, attempt: Attempt, load: Load, now: float) -> None:
         record = attempt.record
         timeout_ms = self._limit_ms_of(record)
+        begins_at = now + AHEAD_WAIT_S if session.waits else now
         attempt.assignment_id = assignment_id(attempt.task_id, record)
-        attempt.timeout_at = now + timeout_ms / 1000
-        attempt.leased_at = now
+        attempt.timeout_at = begins_at + timeout_ms / 1000
+        attempt.leased_at = begins_at
         handout = Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
         session.outbox.hand_out(handout)
         if session.outbox.clogged:

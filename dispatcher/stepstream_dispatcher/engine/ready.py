@@ -90,4 +90,4 @@ class Ready:
 
 
 def _room(queue: str, offers: Sequence[Offer]) -> int:
-    return sum(offer.free for offer in offers if queue in offer.queues)
+    return sum(offer.room for offer in offers if queue in offer.queues)

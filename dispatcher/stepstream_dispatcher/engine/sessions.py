@@ -2,7 +2,8 @@
 
 The table of a session is the dispatcher's own count of what a worker has been given: an attempt
 enters it when an entry is matched, and leaves it when its result is received. Free credit is the
-worker's `max_in_flight` less the table, absolute at every instant, so nothing can leak. What
+worker's `max_in_flight` less the table, absolute at every instant, so nothing can leak; what it
+takes ahead of its slots is counted in the same way. What
 follows from a frame is decided here without waiting; what must be recorded goes to `settling`.
 """
 
@@ -181,6 +182,7 @@ class Session:
         self.id = session_id
         self.hello = hello
         self.max_in_flight = hello.max_in_flight
+        self.ahead = 0  # attempts that it takes beyond those, to wait there for a slot
         self.attempts: dict[str, Attempt] = {}  # by lease token
         self.settling: dict[str, Attempt] = {}  # results received, not yet recorded
         self.parked: dict[str, Attempt] = {}  # ended; the worker keeps the result, and no slot
@@ -208,13 +210,31 @@ class Session:
 
     @property
     def free(self) -> int:
-        """Attempts that it takes now."""
-        if self.reserved or self.left or self.outbox.clogged:
+        """Attempts that it can run now."""
+        return max(0, self.max_in_flight - self._taken) if self._is_open else 0
+
+    @property
+    def free_ahead(self) -> int:
+        """Attempts that it takes now beyond those that it can run."""
+        if not (self.ahead and self._is_open):
             return 0
+        return max(0, self.ahead - max(0, self._taken - self.max_in_flight))
+
+    @property
+    def waits(self) -> bool:
+        """Whether some of what it holds waits for a slot."""
+        return self._taken > self.max_in_flight
+
+    @property
+    def _is_open(self) -> bool:
+        return not (self.reserved or self.left or self.outbox.clogged)
+
+    @property
+    def _taken(self) -> int:
         taken = len(self.attempts)
         if self.unseen:
             taken += sum(not has_ended for has_ended in self.unseen.values())
-        return max(0, self.max_in_flight - taken)
+        return taken
 
     def holds(self, token: str) -> bool:
         """Whether its worker answers for a lease."""
@@ -223,7 +243,13 @@ class Session:
 
     def offer(self, queues: frozenset[str]) -> Offer:
         """Its offer for a round of assignment."""
-        return Offer(session_id=self.id, queues=queues, free=self.free, held=len(self.attempts))
+        return Offer(
+            session_id=self.id,
+            queues=queues,
+            free=self.free,
+            held=len(self.attempts),
+            ahead=self.free_ahead,
+        )
 
     def cancel(self, attempt: Attempt, reason: str) -> None:
         """Tell the worker to stop an attempt."""
@@ -300,7 +326,7 @@ class Sessions:
     def offers(self) -> list[Offer]:
         """The offers of all sessions with room."""
         offers = (s.offer(self._queues[s.id]) for s in self._by_id.values())
-        return [offer for offer in offers if offer.free > 0]
+        return [offer for offer in offers if offer.room > 0]
 
     def holder(self, token: str) -> tuple[Session, Attempt] | None:
         """Who holds a lease here."""

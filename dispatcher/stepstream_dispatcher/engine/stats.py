@@ -64,11 +64,11 @@ class Stats:
 
     @property
     def worker_utilization(self) -> float:
-        """Held attempts over slots of the running workers, 0 to 1; 0 without a slot."""
+        """Taken slots over all slots of the running workers, 0 to 1; 0 without a slot."""
         running = [worker for worker in self.workers.values() if worker.is_running]
         slots = sum(worker.max_in_flight for worker in running)
-        held = sum(worker.current_tasks for worker in running)
-        return min(1.0, held / slots) if slots else 0.0
+        taken = sum(min(worker.current_tasks, worker.max_in_flight) for worker in running)
+        return taken / slots if slots else 0.0
 
     @property
     def failure_percentage(self) -> float:

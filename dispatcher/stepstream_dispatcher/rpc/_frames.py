@@ -20,7 +20,15 @@ from stepstream_dispatcher.engine.sessions import Handout, Hello, Inventory, Out
 from stepstream_dispatcher.engine.settling import Held, Settlement
 from stepstream_dispatcher.rpc._convert import duration_of_ms, ms_of
 
-__all__ = ["frames_of", "held_of", "hello_of", "parts_of", "registered", "settlements_of"]
+__all__ = [
+    "credit_of",
+    "frames_of",
+    "held_of",
+    "hello_of",
+    "parts_of",
+    "registered",
+    "settlements_of",
+]
 
 SLOTS_MAX: Final = 10_000
 QUEUES_MAX: Final = 64
@@ -57,7 +65,7 @@ def hello_of(register: api.Register) -> Hello:
         sdk=register.sdk[:CODE_MAX],
         queues=frozenset(register.queues),
         step_types=frozenset(register.step_types),
-        max_in_flight=slots_of(register.max_in_flight),
+        max_in_flight=_credit(register.max_in_flight, "max_in_flight"),
         max_message_bytes=register.max_message_bytes or MAX_MESSAGE_BYTES,
         inventory=tuple(
             Inventory(
@@ -71,14 +79,18 @@ def hello_of(register: api.Register) -> Hello:
     )
 
 
-def slots_of(max_in_flight: int) -> int:
-    """Check a worker's credit.
+def credit_of(pull: api.Pull) -> tuple[int, int]:
+    """Read a worker's credit: attempts that it runs at once, and those that it takes ahead.
 
     Raises:
-        RemoteProtocolError: It is out of range.
+        RemoteProtocolError: One is out of range.
     """
-    _require(0 <= max_in_flight <= SLOTS_MAX, "max_in_flight", f"0 to {SLOTS_MAX}")
-    return max_in_flight
+    return _credit(pull.max_in_flight, "max_in_flight"), _credit(pull.ahead, "ahead")
+
+
+def _credit(attempts: int, field: str) -> int:
+    _require(0 <= attempts <= SLOTS_MAX, field, f"0 to {SLOTS_MAX}")
+    return attempts
 
 
 def settlements_of(report: api.Report, payload_bytes_max: int) -> list[Settlement]:

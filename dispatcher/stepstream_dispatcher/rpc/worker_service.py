@@ -125,7 +125,7 @@ class WorkerService(WorkerServiceServicer):
 
     async def _take_in(self, session: Session, frame: api.WorkRequest) -> None:
         if frame.HasField("pull"):
-            session.max_in_flight = frames.slots_of(frame.pull.max_in_flight)
+            session.max_in_flight, session.ahead = frames.credit_of(frame.pull)
             self._engine.sessions.stir()
         if frame.HasField("report"):
             limit = self._engine.options.payload_bytes_max

@@ -356,16 +356,22 @@ class Pull(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     max_in_flight: _builtins.int
-    """The most attempts that it will hold at once: absolute, 0 pauses. At most 10,000."""
+    """The most attempts that it runs at once: absolute, 0 pauses. At most 10,000."""
+    ahead: _builtins.int
+    """How many it takes beyond those, to wait there for a slot: absolute, and 0 unless its steps are
+    short. At most 10,000.
+    """
     def __init__(
         self,
         *,
         max_in_flight: _builtins.int = ...,
+        ahead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "max_in_flight", b"max_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

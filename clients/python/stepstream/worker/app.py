@@ -155,6 +155,7 @@ class Worker:
             to_handlers: Mailbox[Command] = Mailbox(asyncio.get_running_loop(), runner.handle)
             handlers = Handlers(
                 slots=slots,
+                takes_ahead=settings.takes_ahead,
                 send=to_handlers.put,
                 moved=lambda attempt: to_link.put(Moved(attempt)),
                 loop_lag_s=lag.lag_s,

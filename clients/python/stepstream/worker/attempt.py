@@ -1,7 +1,7 @@
 """One attempt at a step, as both of the worker's loops and the handler's thread see it.
 
 The gRPC loop makes it and sets `cancelled_because`; the handler's side reads that and sets
-`progress`. Each is one reference written by one side, so no lock is needed.
+`progress` and `began_mono`. Each is one reference written by one side, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -35,21 +35,31 @@ class Attempt:
     Args:
         assignment: What the dispatcher sent.
         moved: Called, from any thread, when `progress` has news that nobody has read.
+        received_mono: When it came, seconds of the monotonic clock.
     """
 
     __slots__ = (
         "_moved",
         "_unread",
         "assignment",
+        "began_mono",
         "cancelled_because",
         "progress",
+        "received_mono",
         "span",
         "token",
         "trace_context",
     )
 
-    def __init__(self, assignment: pb.Assignment, moved: Callable[[Attempt], None]) -> None:
+    def __init__(
+        self,
+        assignment: pb.Assignment,
+        moved: Callable[[Attempt], None],
+        received_mono: float = 0.0,
+    ) -> None:
         self.assignment = assignment
+        self.received_mono = received_mono
+        self.began_mono: float | None = None  # when its handler was given it
         self.token = assignment.lease_token
         self.cancelled_because: Why | None = None
         self.progress: tuple[float, str] = (0.0, "")  # fraction 0 to 1, note

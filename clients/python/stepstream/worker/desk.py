@@ -15,13 +15,14 @@ import msgspec
 import structlog
 
 from stepstream._convert import duration_to_seconds
-from stepstream.session import HEARTBEAT_INTERVAL_S
+from stepstream.session import AHEAD_WAIT_S, HEARTBEAT_INTERVAL_S
 from stepstream.trace_context import trace_fields
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.worker import _frames
 from stepstream.worker.attempt import Attempt, Why
 from stepstream.worker.inventory import Inventory
 from stepstream.worker.runner import Cancel, Command, ReleaseWaiting, Start
+from stepstream.worker.step_length import StepLength
 from stepstream.worker.tracing import AttemptSpans
 
 __all__ = ["Desk", "Handlers", "Later", "Listener"]
@@ -29,6 +30,10 @@ __all__ = ["Desk", "Handlers", "Later", "Listener"]
 _log = structlog.get_logger("stepstream.worker")
 
 _CANCEL_GRACE_S = 5.0  # where no Cancel frame says it: abandoned attempts
+
+AHEAD_MAX = 16
+"""The most attempts that wait here for a slot: as many as end within the 5 ms to the dispatcher and
+back, at 3,000 steps a second, which is more than a worker does."""
 
 Later = Callable[[float, Callable[[], None]], object]
 
@@ -44,6 +49,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     """The handlers' side, as the gRPC loop sees it; every function is thread safe."""
 
     slots: int  # the most attempts at once
+    takes_ahead: bool = True  # as many more, to wait for a slot, while steps are short
     send: Callable[[Command], None]  # what is to be done there
     moved: Callable[[Attempt], None]  # given to each attempt, to tell of its progress
     loop_lag_s: Callable[[], float]  # how late the handlers' loop runs
@@ -74,6 +80,10 @@ class Desk:
         self.resend_delay_s = HEARTBEAT_INTERVAL_S
         self.listener: Listener | None = None
         self._slots = handlers.slots
+        self._takes_ahead = handlers.takes_ahead
+        self._length = StepLength()
+        self._has_asked_ahead = False  # whether it ever took more than it runs
+        self._looks = False  # whether something is going to look for what waits too long
         self._send = handlers.send
         self._moved = handlers.moved
         self._spans = handlers.spans
@@ -83,8 +93,14 @@ class Desk:
 
     @property
     def capacity(self) -> int:
-        """The most attempts that the worker will hold: its slots without the stuck ones."""
+        """The most attempts that the worker runs: its slots without the stuck ones."""
         return 0 if self.leaving else max(0, self._slots - len(self._stuck))
+
+    @property
+    def ahead(self) -> int:
+        """How many attempts it takes beyond those, to wait here for a slot."""
+        takes = self._takes_ahead and self._length.is_short and not self._stuck
+        return min(self.capacity, AHEAD_MAX) if takes else 0
 
     @property
     def has_left(self) -> bool:
@@ -97,6 +113,9 @@ class Desk:
         """A handler has returned; its result counts unless the attempt was given up before."""
         self._running.pop(attempt.token, None)
         self._stuck.discard(attempt.token)
+        if attempt.began_mono is not None:
+            self._length.ended(monotonic() - attempt.began_mono)
+            self._has_asked_ahead |= self.ahead > 0
         if settlement is not None:
             self._record(attempt, settlement)
         self._changed()
@@ -114,7 +133,7 @@ class Desk:
         now_mono = monotonic()
         fresh: list[Attempt] = []
         for assignment in assignments:
-            attempt = Attempt(assignment, self._moved)
+            attempt = Attempt(assignment, self._moved, now_mono)
             named = trace_fields(attempt.trace_context)
             if not self.inventory.add(
                 assignment.assignment_id, attempt.token, now_mono, log_fields=named
@@ -127,6 +146,7 @@ class Desk:
                 fresh.append(attempt)
         if fresh:
             self._send(Start(fresh))
+            self._look_after_waiting()
 
     def receipts(self, receipts: Iterable[pb.Receipt]) -> None:
         """What became of results: forgotten, except those that are not durable yet."""
@@ -190,7 +210,7 @@ class Desk:
     def leave(self) -> None:
         """Takes nothing more and gives back what has not started; what runs goes on."""
         self.leaving = True
-        self._send(ReleaseWaiting())
+        self._send(ReleaseWaiting("the worker is leaving"))
         self._changed()
 
     def dismissed(self, reason: str) -> None:
@@ -205,6 +225,23 @@ class Desk:
             if attempt is not None:
                 self._cancel(token, Why.LEAVING)
                 self._settle(attempt, _frames.released(attempt, Why.LEAVING.value))
+
+    def _look_after_waiting(self) -> None:
+        """Have what was taken ahead given back before it has waited for AHEAD_WAIT_S."""
+        if self._has_asked_ahead and not self._looks and len(self._running) > self._slots:
+            self._looks = True
+            self._later(AHEAD_WAIT_S / 3, self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        too_long_s = AHEAD_WAIT_S * 2 / 3
+        before_mono = monotonic() - too_long_s
+        waiting = (one for one in self._running.values() if one.began_mono is None)
+        if any(one.received_mono <= before_mono for one in waiting):
+            self._length.at_least(too_long_s)
+            self._send(ReleaseWaiting("longer steps have all slots", before_mono))
+            self._changed()
+        self._look_after_waiting()
 
     def _stop(self, token: str, why: Why, grace_s: float) -> None:
         if self._cancel(token, why):

@@ -6,10 +6,12 @@ This is one of the three places in the project that catch every exception: here 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -48,6 +50,9 @@ class Cancel(msgspec.Struct, frozen=True):
 
 class ReleaseWaiting(msgspec.Struct, frozen=True):
     """Give back what has not started."""
+
+    why: str
+    received_before_mono: float = math.inf  # only what came until then
 
 
 Command = Start | Cancel | ReleaseWaiting
@@ -102,8 +107,8 @@ class Runner:
                     self._start_waiting()
                 case Cancel(attempt):
                     self._cancel(attempt)
-                case ReleaseWaiting():
-                    self._release_waiting()
+                case ReleaseWaiting(why, received_before_mono):
+                    self._release_waiting(why, received_before_mono)
 
     def stop(self) -> None:
         """Stops what still runs and ends the processes; threads end when they can.
@@ -128,6 +133,7 @@ class Runner:
             words = f"this worker has no step {attempt.assignment.step!r}"
             self._ended(attempt, _frames.failed(attempt, "UNKNOWN_STEP", words, retryable=True))
         else:
+            attempt.began_mono = monotonic()
             self._running[attempt.token] = self._executors[step.runs_in](attempt, step)
 
     def _start_on_loop(self, attempt: Attempt, step: Step) -> Stop:
@@ -152,10 +158,10 @@ class Runner:
             self._waiting.remove(attempt)
             self._start(attempt)  # which sees that it is cancelled
 
-    def _release_waiting(self) -> None:
-        while self._waiting:
+    def _release_waiting(self, why: str, before_mono: float) -> None:
+        while self._waiting and self._waiting[0].received_mono <= before_mono:
             attempt = self._waiting.popleft()
-            self._ended(attempt, _frames.released(attempt, "never started: the worker is leaving"))
+            self._ended(attempt, _frames.released(attempt, f"never started: {why}"))
 
     async def _drive(self, attempt: Attempt, step: Step) -> None:
         settlement: pb.Settlement | None

@@ -33,6 +33,7 @@ class WorkerSettings(
         "address": "STEPSTREAM_ADDRESS",
         "name": "STEPSTREAM_WORKER_NAME",
         "slots": "MAX_CONCURRENT_TASKS",
+        "takes_ahead": "STEPSTREAM_WORKER_AHEAD",
         "grace_s": "STEPSTREAM_WORKER_GRACE",
         "debug": "DEBUG",
         "log_format": "STEPSTREAM_LOG_FORMAT",
@@ -43,6 +44,7 @@ class WorkerSettings(
     address: Addresses = "127.0.0.1:50051"
     name: Name = ""  # empty: made of the host's name and the process id
     slots: Slots = 3
+    takes_ahead: Flag = True  # more steps than slots, while steps are short
     grace_s: Grace = 30.0  # seconds for running steps after SIGTERM
     debug: Flag = False  # log debug events
     log_format: LogFormat = "auto"

@@ -79,7 +79,7 @@ class Stream:
         self._call: Call | None = None
         self._wake = asyncio.Event()
         self._registering: list[str] | None = None  # tokens of the inventory that was sent
-        self._capacity_told = -1
+        self._credit_told = (-1, 0)  # attempts that it runs, and takes beyond those
         self._drain_told = False
         self._closing = False
         self._held_back: list[pb.Batch] | None = None  # while the worker moves elsewhere
@@ -184,8 +184,10 @@ class Stream:
             if self._registering is None and not self._closing:
                 self._compose_register(frame)
             return frame
-        if self._capacity_told != self._desk.capacity:
-            frame.pull.max_in_flight = self._capacity_told = self._desk.capacity
+        credit = (self._desk.capacity, self._desk.ahead)
+        if self._credit_told != credit:
+            self._credit_told = credit
+            frame.pull.max_in_flight, frame.pull.ahead = credit
             frame.pull.SetInParent()
         if self._held_back is None:
             if settlements := self._desk.inventory.take(BATCH_BYTES_MAX):
@@ -202,9 +204,9 @@ class Stream:
         self._registering = [item.token for item in held]
         for item in held:
             item.moved = True  # another dispatcher has not heard of the progress
-        self._capacity_told = self._desk.capacity
+        self._credit_told = (self._desk.capacity, 0)
         frame.register.CopyFrom(
-            _frames.register(self._identity, self._capacity_told, held, monotonic())
+            _frames.register(self._identity, self._desk.capacity, held, monotonic())
         )
 
     def _compose_heartbeat(self, frame: pb.WorkRequest) -> None:

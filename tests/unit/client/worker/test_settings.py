@@ -11,6 +11,7 @@ def test_defaults() -> None:
 
     assert settings.addresses == ("127.0.0.1:50051",)
     assert (settings.name, settings.slots, settings.grace_s) == ("", 3, 30)
+    assert (settings.takes_ahead, settings.debug) == (True, False)
 
 
 def test_reads_each_setting() -> None:
@@ -20,6 +21,7 @@ def test_reads_each_setting() -> None:
             "STEPSTREAM_ADDRESS": "a:1, b:2",
             "STEPSTREAM_WORKER_NAME": "worker-0",
             "MAX_CONCURRENT_TASKS": "1000",
+            "STEPSTREAM_WORKER_AHEAD": "false",
             "STEPSTREAM_WORKER_GRACE": "0.5",
             "DEBUG": "true",
         },
@@ -27,7 +29,7 @@ def test_reads_each_setting() -> None:
 
     assert settings.addresses == ("a:1", "b:2")
     assert (settings.name, settings.slots, settings.grace_s) == ("worker-0", 1000, 0.5)
-    assert settings.debug is True
+    assert (settings.takes_ahead, settings.debug) == (False, True)
 
 
 @pytest.mark.parametrize(

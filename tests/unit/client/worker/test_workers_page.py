@@ -36,6 +36,7 @@ def test_the_settings_are_those_of_the_code() -> None:
         "STEPSTREAM_ADDRESS": f"`{defaults.address}`",
         "STEPSTREAM_WORKER_NAME": "host and process id",
         "MAX_CONCURRENT_TASKS": f"`{defaults.slots}`",
+        "STEPSTREAM_WORKER_AHEAD": f"`{str(defaults.takes_ahead).lower()}`",
         "STEPSTREAM_WORKER_GRACE": f"`{defaults.grace_s:g}`",
         "STEPSTREAM_LOG_FORMAT": f"`{defaults.log_format}`",
         "DEBUG": f"`{str(defaults.debug).lower()}`",

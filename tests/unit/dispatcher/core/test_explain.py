@@ -49,6 +49,7 @@ CASES = [
     ("NO_WORKER", {"step_types": frozenset({"translate", "score"})}, "but not its step score"),
     ("NO_WORKER", {"seats": [seat(draining=True)]}, "worker-1 serves queue default and is leaving"),
     ("NO_FREE_SLOT", {"seats": [seat(held=2), seat("w", slots=1, held=1)]}, "3 of 3 slots"),
+    ("NO_FREE_SLOT", {"seats": [seat(held=4), seat("w", slots=1, held=1)]}, "3 of 3 slots"),
     ("NO_FREE_SLOT", {"seats": [seat(slots=0)]}, "0 of 0 slots are taken at worker-1"),
     ("NO_FREE_SLOT", {"record": queued(losses=2), "seats": [seat(held=1)]}, "runs alone"),
     ("QUEUED", {}, "it is next in line in queue default"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from stepstream.session import AHEAD_WAIT_S
 from stepstream_dispatcher.core.admission import Submission
 from stepstream_dispatcher.core.facts import CancelAsked, Completed
 from stepstream_dispatcher.core.record import EventType, Stage
@@ -77,6 +78,87 @@ async def test_a_worker_that_does_not_read_is_handed_no_more(
     dispatcher.engine.sessions.stir()
     await pass_time(0.1)
     assert len(session.outbox.handouts) == 1
+
+
+async def ahead_of_its_slots(
+    dispatcher: Dispatcher, name: str = "worker-1", *, slots: int, ahead: int
+) -> Session:
+    """A worker of one lane that takes some attempts beyond its slots."""
+    session = await dispatcher.connect(name, slots=slots, **lanes("default"))
+    session.ahead = ahead
+    dispatcher.engine.sessions.stir()
+    await pass_time(0.1)
+    return session
+
+
+@feeding
+async def test_worker_is_handed_what_it_takes_ahead_and_no_more(dispatcher: Dispatcher):
+    session = await ahead_of_its_slots(dispatcher, slots=2, ahead=3)
+    for number in range(10):
+        await dispatcher.submit(b"%d" % number)
+
+    first, *_ = await dispatcher.handed_out(session, 5)
+    await pass_time(5)
+    assert (len(session.attempts), session.free, session.free_ahead) == (5, 0, 0)
+
+    fact = Completed(token=first.attempt.record.lease, outcome="completed", output=b"x")
+    assert await dispatcher.report(session, first, fact) == "ACCEPTED"
+    await dispatcher.handed_out(session)
+    await pass_time(5)
+
+    assert (len(session.attempts), len(session.outbox.handouts)) == (5, 0)
+    assert len(await dispatcher.pending()) == 5
+
+
+@feeding
+async def test_what_comes_while_all_slots_are_taken_is_left_to_whoever_has_one(
+    dispatcher: Dispatcher,
+):
+    """A reader that waited for room ahead would take it from an idle worker elsewhere."""
+    session = await ahead_of_its_slots(dispatcher, slots=1, ahead=1)
+    await dispatcher.submit(b"first")
+    await dispatcher.handed_out(session)
+    await pass_time(1)
+    assert dispatcher.engine.feeder._waiting_on is None
+
+    await dispatcher.submit(b"second")
+    await pass_time(5)
+    assert await dispatcher.pending() == list({one.task_id for one in session.attempts.values()})
+
+    idle = await dispatcher.connect("idle", slots=1, **lanes("default"))
+    await dispatcher.handed_out(idle)
+
+
+@feeding
+async def test_free_slot_is_filled_before_a_place_ahead(dispatcher: Dispatcher):
+    busy = await ahead_of_its_slots(dispatcher, slots=1, ahead=16)
+    await dispatcher.submit(b"first")
+    await dispatcher.handed_out(busy)
+
+    idle = await dispatcher.connect("idle", slots=1, **lanes("default"))
+    await dispatcher.engine.desk.submit_batch([TASK, TASK])
+
+    assert len(await dispatcher.handed_out(idle)) == 1
+
+
+@feeding
+async def test_worker_that_is_kept_free_takes_nothing_ahead(dispatcher: Dispatcher):
+    session = await ahead_of_its_slots(dispatcher, slots=1, ahead=4)
+    session.reserved = True
+
+    assert (session.free, session.free_ahead) == (0, 0)
+
+
+@feeding
+async def test_limit_of_what_waits_for_a_slot_counts_from_when_it_has_one(dispatcher: Dispatcher):
+    session = await ahead_of_its_slots(dispatcher, slots=1, ahead=1)
+    await dispatcher.engine.desk.submit_batch([TASK, TASK])
+    dispatcher.engine.sessions.stir()
+    runs, waits = await dispatcher.handed_out(session, 2)
+
+    assert waits.attempt.timeout_at - runs.attempt.timeout_at == pytest.approx(
+        AHEAD_WAIT_S, abs=0.2
+    )
 
 
 async def translator(dispatcher: Dispatcher) -> Session:

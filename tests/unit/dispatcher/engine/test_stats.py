@@ -59,6 +59,15 @@ def test_utilization_counts_running_workers_only():
     assert assemble(COUNTS, WORKERS).worker_utilization == pytest.approx(2 / 3)
 
 
+def test_what_waits_for_a_slot_fills_none():
+    workers = {
+        "busy": {"max_in_flight": "3", "current_tasks": "6", "is_running": "1"},
+        "idle": {"max_in_flight": "3", "current_tasks": "0", "is_running": "1"},
+    }
+
+    assert assemble({}, workers).worker_utilization == pytest.approx(1 / 2)
+
+
 def test_failure_percentage():
     assert assemble(COUNTS, WORKERS).failure_percentage == pytest.approx(30)
 
