@@ -138,7 +138,9 @@ class Runner:
 
     def _start_on_loop(self, attempt: Attempt, step: Step) -> Stop:
         context = self._begin(attempt)
-        return self._group.create_task(self._drive(attempt, step), context=context).cancel
+        task = self._group.create_task(self._drive(attempt, step), context=context)
+        # Not at once: a task that is cancelled before its first step never takes it.
+        return lambda: asyncio.get_running_loop().call_soon(task.cancel)
 
     def _start_in_thread(self, attempt: Attempt, step: Step) -> Stop:
         context = self._begin(attempt)
