@@ -77,6 +77,7 @@ class Feeder:
         self._changed = sessions.bell()  # the reader looks again
         self._waiting_on: frozenset[str] | None = None
         self._waiting_for = 0  # entries of each of these lanes
+        self._looked_at: frozenset[str] = frozenset()  # lanes that were read before that
         self._waking: asyncio.Task[None] | None = None
         self._last = ""  # the lane that entries came from last
         self._stopped = False
@@ -172,19 +173,22 @@ class Feeder:
             await self._changed.wait()
             return []
         self._waiting_on, self._waiting_for = frozenset(free), _share(free)
+        self._looked_at = frozenset(queues)
         try:
             return await self._store.wait(sorted(free), count=self._waiting_for, timeout_s=WAIT_S)
         finally:
             self._waiting_on = None
 
     def _should_wake(self) -> bool:
-        """Whether a lane got a slot that the reader does not wait on, or it waits for too much."""
+        """Whether a lane that the reader does not know of got credit, or it waits for too much."""
         if self._waiting_on is None:
             return False
         if self._stopped or not self.paused.isdisjoint(self._waiting_on):
             return True
         free = self._free()
-        return not free.keys() <= self._waiting_on or _share(free) < self._waiting_for
+        if not free.keys() <= self._waiting_on or _share(free) < self._waiting_for:
+            return True
+        return not self._room().keys() <= self._looked_at
 
     async def _take_in(self, entries: list[Entry], group: asyncio.TaskGroup) -> None:
         """Sort what was read: who runs alone, who is ready, and who comes too early."""

@@ -123,6 +123,7 @@ class Leasing:
                 data=load.data if is_small(load.data) else None,
             )
             attempts[token] = session.attempts[token] = attempt
+            attempt.waits = session.waits
         self._gone([load.entry for load, _ in taken])
         made = Round(taken, attempts)
         self._rounds.add(made)
@@ -218,14 +219,23 @@ class Leasing:
     def _post(self, session: Session, attempt: Attempt, load: Load, now: float) -> None:
         record = attempt.record
         timeout_ms = self._limit_ms_of(record)
-        begins_at = now + AHEAD_WAIT_S if session.waits else now
         attempt.assignment_id = assignment_id(attempt.task_id, record)
-        attempt.timeout_at = begins_at + timeout_ms / 1000
-        attempt.leased_at = begins_at
+        attempt.leased_at = now + _wait_s(attempt, timeout_ms)
+        attempt.timeout_at = attempt.leased_at + timeout_ms / 1000
         handout = Handout(attempt=attempt, timeout_ms=timeout_ms, data=load.data)
         session.outbox.hand_out(handout)
         if session.outbox.clogged:
             self._sessions.stir()  # the reader may wait for what was its room
+
+
+def _wait_s(attempt: Attempt, timeout_ms: int) -> float:
+    """How long an attempt may wait for a slot before its limit counts: not beyond the deadline."""
+    if not attempt.waits:
+        return 0.0
+    record = attempt.record
+    if not record.deadline_ms:
+        return AHEAD_WAIT_S
+    return min(AHEAD_WAIT_S, (record.deadline_ms - record.leased_ms - timeout_ms) / 1000)
 
 
 def _give_back(attempt: Attempt, token: str, reason: str) -> Proposal:

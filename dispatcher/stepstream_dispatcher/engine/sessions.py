@@ -63,6 +63,7 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
     record: TaskRecord  # as of its lease or adoption
     timeout_at: float  # monotonic, when the attempt is beyond its limit
     batch: int  # number of the batch that carried it
+    waits: bool = False  # whether it was handed out to wait for a slot
     named: bool = False  # whether any frame of the worker has named it
     cancelled: bool = False  # whether the worker was told to stop it
     leased_at: float = 0.0  # monotonic
@@ -216,7 +217,7 @@ class Session:
     @property
     def free_ahead(self) -> int:
         """Attempts that it takes now beyond those that it can run."""
-        if not (self.ahead and self._is_open):
+        if not (self.ahead and self.max_in_flight and self._is_open):
             return 0
         return max(0, self.ahead - max(0, self._taken - self.max_in_flight))
 

@@ -257,9 +257,11 @@ class Settling:
 
 
 def _fact_of(session: Session, settlement: Settlement) -> Fact:
-    """What a worker says, with whether it gives an attempt back although it stays."""
+    """What a worker says, with whether it gives an attempt back without need."""
     fact = settlement.fact
-    if isinstance(fact, Released) and not session.left:
+    attempt = session.settling.get(settlement.lease_token)
+    waited = attempt is not None and attempt.waits
+    if isinstance(fact, Released) and not (session.left or waited):
         return msgspec.structs.replace(fact, needless=True)
     return fact
 

@@ -167,7 +167,7 @@ def _inventory_item(item: Item, now_mono: float) -> pb.InventoryItem:
     return pb.InventoryItem(
         assignment_id=item.assignment_id,
         lease_token=item.token,
-        elapsed=seconds_to_duration(now_mono - item.received_mono, "elapsed"),
+        elapsed=seconds_to_duration(now_mono - item.since_mono, "elapsed"),
         settled=item.result is not None,
     )
 

@@ -20,7 +20,7 @@ from stepstream.trace_context import trace_fields
 from stepstream.v1 import worker_service_pb2 as pb
 from stepstream.worker import _frames
 from stepstream.worker.attempt import Attempt, Why
-from stepstream.worker.inventory import Inventory
+from stepstream.worker.inventory import Inventory, Item
 from stepstream.worker.runner import Cancel, Command, ReleaseWaiting, Start
 from stepstream.worker.step_length import StepLength
 from stepstream.worker.tracing import AttemptSpans
@@ -207,6 +207,12 @@ class Desk:
         for token in self.inventory.unsettled():
             self._cancel(token, Why.SILENCE)
 
+    def held(self, now_mono: float) -> list[Item]:
+        """Every attempt, oldest first, and since when it runs: what a Register names."""
+        for token, attempt in self._running.items():
+            self.inventory.runs_since(token, attempt.began_mono or now_mono)
+        return self.inventory.items()
+
     def leave(self) -> None:
         """Takes nothing more and gives back what has not started; what runs goes on."""
         self.leaving = True
@@ -236,12 +242,23 @@ class Desk:
         self._looks = False
         too_long_s = AHEAD_WAIT_S * 2 / 3
         before_mono = monotonic() - too_long_s
-        waiting = (one for one in self._running.values() if one.began_mono is None)
-        if any(one.received_mono <= before_mono for one in waiting):
+        if not self._some_stop and any(
+            one.began_mono is None and one.received_mono <= before_mono
+            for one in self._running.values()
+        ):
             self._length.at_least(too_long_s)
             self._send(ReleaseWaiting("longer steps have all slots", before_mono))
             self._changed()
         self._look_after_waiting()
+
+    @property
+    def _some_stop(self) -> bool:
+        """Whether a slot is about to be free, which the dispatcher has counted as free already."""
+        return any(
+            one.began_mono is not None and one.cancelled_because is not None
+            for token, one in self._running.items()
+            if token not in self._stuck
+        )
 
     def _stop(self, token: str, why: Why, grace_s: float) -> None:
         if self._cancel(token, why):
@@ -270,7 +287,8 @@ class Desk:
         attempt = self._running.get(token)
         if attempt is None or attempt.cancelled_because is None:
             return
-        self._stuck.add(token)
+        if attempt.began_mono is not None:
+            self._stuck.add(token)
         _log.warning(
             "handler does not stop",
             assignment_id=attempt.assignment.assignment_id,

@@ -22,7 +22,7 @@ class Item(msgspec.Struct, kw_only=True):
 
     assignment_id: str
     token: str  # its lease
-    received_mono: float  # when its batch arrived, seconds of the monotonic clock
+    since_mono: float  # when it came, or began to run; seconds of the monotonic clock
     result: pb.Settlement | None = None  # set once; kept until the receipt
     result_bytes: int = 0
     queued: bool = False  # its result waits to be sent
@@ -76,10 +76,16 @@ class Inventory:
         self._items[token] = Item(
             assignment_id=assignment_id,
             token=token,
-            received_mono=now_mono,
+            since_mono=now_mono,
             log_fields=log_fields,
         )
         return True
+
+    def runs_since(self, token: str, since_mono: float) -> None:
+        """Notes since when an attempt runs; nothing when it is not held any more."""
+        item = self._items.get(token)
+        if item is not None:
+            item.since_mono = since_mono
 
     def settle(self, token: str, result: pb.Settlement) -> bool:
         """Records how an attempt ended and queues it to be sent; only the first result counts.

@@ -200,13 +200,14 @@ class Stream:
         return frame
 
     def _compose_register(self, frame: pb.WorkRequest) -> None:
-        held = self._desk.inventory.items()
+        now_mono = monotonic()
+        held = self._desk.held(now_mono)
         self._registering = [item.token for item in held]
         for item in held:
             item.moved = True  # another dispatcher has not heard of the progress
         self._credit_told = (self._desk.capacity, 0)
         frame.register.CopyFrom(
-            _frames.register(self._identity, self._desk.capacity, held, monotonic())
+            _frames.register(self._identity, self._desk.capacity, held, now_mono)
         )
 
     def _compose_heartbeat(self, frame: pb.WorkRequest) -> None:

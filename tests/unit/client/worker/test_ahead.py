@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
+import grpc
 import pytest
 
 from stepstream.session import AHEAD_WAIT_S
@@ -13,6 +14,8 @@ from stepstream.worker import StepContext, step
 from stepstream.worker.desk import AHEAD_MAX
 from tests.support.fake_dispatcher import FakeDispatcher, FakeSession, assignment
 from tests.unit.client.worker.conftest import Gates, Serving
+
+BEAT_S = 0.1
 
 
 @step("echo")
@@ -162,3 +165,43 @@ async def test_nothing_is_taken_ahead_while_a_handler_does_not_stop(
         gates.thread_opened.set()
 
         await session.until(lambda one: credits_of(one)[-1] == (2, 2))
+
+
+async def test_what_waits_for_a_handler_to_stop_is_kept(
+    fake: FakeDispatcher, serving: Serving, gates: Gates
+) -> None:
+    """The dispatcher has counted its slot as free; what is given back would come again at once."""
+    fake.heartbeat_interval_s = BEAT_S
+    async with serving(echo, gates.stuck, slots=1):
+        session = await after_a_short_step(fake)
+        session.batch(assignment(2, "stuck"))
+        await asyncio.to_thread(gates.thread_started.wait)
+        session.cancel("task-2/stuck/1", pb.CANCEL_REASON_TIMEOUT)
+        session.batch(assignment(3))
+        beats = len(session.heartbeats)
+        await session.until(lambda one: len(one.heartbeats) > beats + 2 * AHEAD_WAIT_S / BEAT_S)
+        assert len(session.settlements) == 1
+        gates.thread_opened.set()
+        [*_, last] = await session.settled(3)
+
+        assert last.completed.HasField("output")
+
+
+async def test_how_long_an_attempt_runs_counts_from_its_start(
+    fake: FakeDispatcher, serving: Serving, gates: Gates
+) -> None:
+    fake.heartbeat_interval_s = BEAT_S
+    async with serving(echo, gates.held, slots=1):
+        session = await after_a_short_step(fake)
+        session.batch(assignment(2, "held"), assignment(3))
+        await gates.started.wait()
+        beats = len(session.heartbeats)
+        await session.until(lambda one: len(one.heartbeats) > beats)
+        session.end(grpc.StatusCode.UNAVAILABLE)
+        second = await fake.session(2)
+
+        runs, waits = second.register.inventory
+        assert (runs.assignment_id, waits.assignment_id) == ("task-2/held/1", "task-3/echo/1")
+        assert runs.elapsed.ToMicroseconds() > 0
+        assert waits.elapsed.ToMicroseconds() == 0
+        gates.opened.set()
