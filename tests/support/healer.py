@@ -53,7 +53,7 @@ class Healer:
             store=store,
             sessions=self.sessions,
             committer=self.committer,
-            fresh=Fresh(),
+            fresh=Fresh(lambda _queue: True),
             dispatcher_id="d1",
             limit_ms_of=lambda _record: 1000,
             seen=lambda _task_id, _data: None,

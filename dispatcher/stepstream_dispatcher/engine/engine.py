@@ -107,7 +107,7 @@ class Engine:
             rng=random.Random(),
             moved=self.traces.moved,
         )
-        self.fresh = Fresh()
+        self.fresh = Fresh(self.sessions.serves)
         self.timers = Timers(store=store, committer=self.committer)
         self.settling = Settling(
             store=store, sessions=self.sessions, committer=self.committer, reaches=self._reaches

@@ -3,7 +3,8 @@
 An entry belongs to its task as it was when the entry was added, by the task's creation or by the
 end of the step before: whatever changes the record later takes that entry away. A backlog is taken
 from its old end: while there is no room those that wait stay remembered, and new ones are not,
-which are read like any other.
+which are read like any other. What nobody here is fed from is not remembered at all, so that a
+queue without workers takes no room from the others.
 
 Not every entry is taken: it may be read by another dispatcher. Those are forgotten after a while,
 too.
@@ -12,7 +13,7 @@ too.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from stepstream_dispatcher.core.record import Stage, TaskRecord, Transition, with_fields
@@ -27,16 +28,21 @@ DATA_BYTES_MAX: Final = 4096  # of a task, and of what its step adds: with TASKS
 
 
 class Fresh:
-    """A bounded memory of tasks that wait for a worker."""
+    """A bounded memory of tasks that wait for a worker.
 
-    def __init__(self) -> None:
+    Args:
+        is_served: Whether a worker here may be fed from a queue.
+    """
+
+    def __init__(self, is_served: Callable[[str], bool]) -> None:
+        self._is_served = is_served
         # By task id and entry id; of this kind, since a dict whose first ones were taken searches
         # for the oldest.
         self._queued: OrderedDict[tuple[str, str], tuple[Source, Transition]] = OrderedDict()
 
     def queued(self, source: Source, transition: Transition, entry_id: str) -> None:
         """Hear of a transition that was applied here, and of the entry that it added, if any."""
-        if not entry_id or source.data is None:
+        if not entry_id or source.data is None or not self._is_served(transition.enqueue or ""):
             return
         if not (is_small(source.data) and is_small(transition.data)):
             return

@@ -10,6 +10,7 @@ follows from a frame is decided here without waiting; what must be recorded goes
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -265,6 +266,7 @@ class Sessions:
     def __init__(self) -> None:
         self._by_id: dict[str, Session] = {}
         self._queues: dict[str, frozenset[str]] = {}  # lanes that a session may be fed from
+        self._served: Counter[str] = Counter()  # lane -> sessions that may be fed from it
         self._bells: list[asyncio.Event] = []
         self.adopted: dict[str, str] = {}  # lease token -> task id of what was brought here
         self.ending: dict[str, Attempt] = {}  # off every table; how they ended is not recorded yet
@@ -310,18 +312,19 @@ class Sessions:
 
     def serves(self, queue: str) -> bool:
         """Whether any session may be fed from a lane."""
-        return any(queue in queues for queues in self._queues.values())
+        return self._served[queue] > 0
 
     def add(self, session: Session, queues: Iterable[str]) -> None:
         """Open a session that may be fed from `queues`."""
         self._by_id[session.id] = session
         self._queues[session.id] = frozenset(queues)
+        self._served.update(self._queues[session.id])
         self.stir()
 
     def remove(self, session: Session) -> None:
         """Close a session. Idempotent."""
         self._by_id.pop(session.id, None)
-        self._queues.pop(session.id, None)
+        self._served.subtract(self._queues.pop(session.id, ()))
         self.stir()
 
     def offers(self) -> list[Offer]:

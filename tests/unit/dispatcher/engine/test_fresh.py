@@ -33,7 +33,7 @@ def entry_of(task_id: str) -> Entry:
 
 
 def taken(transition: Transition) -> tuple[TaskRecord, dict[str, bytes]]:
-    fresh = Fresh()
+    fresh = Fresh(lambda queue: queue == "default")
     fresh.queued(NEW, transition, f"1-{transition.task_id}")
     known = fresh.take(entry_of(transition.task_id))
     assert known is not None
@@ -41,7 +41,7 @@ def taken(transition: Transition) -> tuple[TaskRecord, dict[str, bytes]]:
 
 
 def test_creation_is_taken_once_with_the_id_of_its_entry():
-    fresh = Fresh()
+    fresh = Fresh(lambda queue: queue == "default")
     fresh.queued(NEW, created("a"), "1-a")
 
     record, data = fresh.take(entry_of("a")) or (None, {})
@@ -52,8 +52,15 @@ def test_creation_is_taken_once_with_the_id_of_its_entry():
     assert fresh.take(entry_of("a")) is None
 
 
+def test_what_nobody_here_is_fed_from_takes_no_room():
+    fresh = Fresh(lambda queue: queue != "default")
+    fresh.queued(NEW, created("a"), "1-a")
+
+    assert fresh.take(entry_of("a")) is None
+
+
 def test_delayed_and_large_tasks_are_not_remembered():
-    fresh = Fresh()
+    fresh = Fresh(lambda queue: queue == "default")
 
     fresh.queued(NEW, created("later", delay_ms=1), "")
     fresh.queued(NEW, created("large", payload=b"x" * (DATA_BYTES_MAX + 1)), "1-large")
@@ -63,7 +70,7 @@ def test_delayed_and_large_tasks_are_not_remembered():
 
 
 def test_task_whose_data_is_not_at_hand_is_not_remembered():
-    fresh = Fresh()
+    fresh = Fresh(lambda queue: queue == "default")
     record, _ = taken(created("a"))
 
     fresh.queued(Source(record, None), created("a"), "1-a")
@@ -72,7 +79,7 @@ def test_task_whose_data_is_not_at_hand_is_not_remembered():
 
 
 def test_those_that_wait_are_remembered_while_there_is_no_room_for_new_ones():
-    fresh = Fresh()
+    fresh = Fresh(lambda queue: queue == "default")
 
     for number in range(TASKS_MAX + 1):
         fresh.queued(NEW, created(str(number)), f"1-{number}")
@@ -82,7 +89,7 @@ def test_those_that_wait_are_remembered_while_there_is_no_room_for_new_ones():
 
 
 def test_those_whose_entry_is_never_taken_are_forgotten_after_a_while():
-    fresh = Fresh()
+    fresh = Fresh(lambda queue: queue == "default")
 
     fresh.queued(NEW, created("read elsewhere"), "1-read elsewhere")
     fresh.queued(NEW, created("waits", now_ms=1001), "1-waits")
