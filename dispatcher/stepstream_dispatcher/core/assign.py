@@ -36,7 +36,7 @@ def assign(wants: Sequence[Want], offers: Sequence[Offer]) -> list[str | None]:
     """Match each want with a session id, or None where no offer fits; one per want, in order.
 
     The freest worker goes first, so that work spreads; among equals the one that holds least.
-    Nothing waits for a slot of one worker that another one has free.
+    Nothing is left to wait for a slot while another worker has one free.
     """
     by_queue: dict[str, list[_Place]] = {}
     left = {(False, offer.session_id): offer.free for offer in offers}

@@ -3,8 +3,8 @@
 The table of a session is the dispatcher's own count of what a worker has been given: an attempt
 enters it when an entry is matched, and leaves it when its result is received. Free credit is the
 worker's `max_in_flight` less the table, absolute at every instant, so nothing can leak; what it
-takes ahead of its slots is counted in the same way. What
-follows from a frame is decided here without waiting; what must be recorded goes to `settling`.
+takes ahead of its slots is counted in the same way. What follows from a frame is decided here
+without waiting; what must be recorded goes to `settling`.
 """
 
 from __future__ import annotations

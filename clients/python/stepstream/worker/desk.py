@@ -49,7 +49,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     """The handlers' side, as the gRPC loop sees it; every function is thread safe."""
 
     slots: int  # the most attempts at once
-    takes_ahead: bool = True  # as many more, to wait for a slot, while steps are short
+    takes_ahead: bool = True  # some more, to wait for a slot, while steps are short
     send: Callable[[Command], None]  # what is to be done there
     moved: Callable[[Attempt], None]  # given to each attempt, to tell of its progress
     loop_lag_s: Callable[[], float]  # how late the handlers' loop runs

@@ -3,9 +3,8 @@
 Theory of operation. Between a result and the next attempt lie some milliseconds, to the dispatcher
 and Redis and back, in which a slot has nothing to do. A worker whose steps are short takes some
 attempts beyond its slots, at most as many as it has slots: each waits here for about one step, and
-no slot waits.
-Where steps are long there is little to gain, and what waits here could run elsewhere. So a long
-step counts at once, and a short one little by little.
+no slot waits. Where steps are long there is little to gain, and what waits here could run
+elsewhere. So a long step counts at once, and a short one little by little.
 """
 
 from __future__ import annotations
