@@ -26,6 +26,7 @@ HEADINGS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "concurrent processing": (
         "test_concurrency",
+        "test_ahead",
         "test_submits",
         "test_two_dispatchers",
         "test_thread_slots",
