@@ -41,8 +41,7 @@ async def test_the_next_attempt_is_leased_while_the_one_before_runs(tmp_path: Pa
         runs = {run.task: run for run in cluster.journal.runs()}
         ordered = sorted(runs.values(), key=lambda run: run.started_mono)
         at_once = [
-            later.started_mono < (earlier.ended_mono or 0.0)
-            for earlier, later in pairwise(ordered)
+            later.started_mono < (earlier.ended_mono or 0.0) for earlier, later in pairwise(ordered)
         ]
         histories = [await cluster.history(run.task) for run in ordered]
         leased = [event.time for events in histories for event in events if event.type == "LEASED"]
