@@ -34,16 +34,9 @@ def stub() -> StubDispatcher:
 
 
 @pytest.fixture
-async def address(stub: StubDispatcher) -> AsyncIterator[str]:
-    threads = ThreadPoolExecutor(4)
-    server = grpc.aio.server(migration_thread_pool=threads, options=SERVER_OPTIONS)
-    add_DispatcherServiceServicer_to_server(stub, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-    # Beside the loop: a handler in a thread may still wait for the loop to send its status.
-    await asyncio.to_thread(threads.shutdown)
+def address(stub: StubDispatcher) -> Iterator[str]:
+    with serving(stub) as address:
+        yield address
 
 
 @pytest.fixture
